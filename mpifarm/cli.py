@@ -1,0 +1,296 @@
+"""The command line: reads words, calls what does the work, and turns every ending into an exit code.
+
+The only module that imports click. What a command needs is imported inside it, so that `--help` and a mistyped option
+answer at once. Must never import mpi4py: on a login node that alone may fail.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+import traceback
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from mpifarm import __version__
+from mpifarm.errors import FarmError, UsageError
+from mpifarm.options import RunOptions
+from mpifarm.taskfile import CPUS_MAX
+from mpifarm.units import parse_duration, parse_ranges
+
+if TYPE_CHECKING:
+    from mpifarm.queue.client import Client
+
+BUG = 70
+"""Exit code when mpifarm itself is wrong (EX_SOFTWARE)."""
+INTERRUPTED, UNREAD = 128 + 2, 128 + 13
+"""As a shell reports those who died of SIGINT and SIGPIPE."""
+
+_HELP = {"help_option_names": ["-h", "--help"], "max_content_width": 110}
+
+
+def main(argv: Sequence[str]) -> int:
+    """Run one command line (without the program's name) and return its exit code; raises nothing."""
+    for stream in (sys.stdout, sys.stderr):
+        if hasattr(stream, "reconfigure"):
+            stream.reconfigure(errors="backslashreplace")
+    try:
+        try:
+            code = _invoke(argv)
+            sys.stdout.flush()
+            return code
+        except BrokenPipeError:
+            # Who read us has seen enough (`| head`). Python flushes stdout once more at exit: let that go nowhere.
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+            return UNREAD
+    except KeyboardInterrupt:
+        return INTERRUPTED
+    except FarmError as error:
+        return _tell(str(error), error.exit_code)
+    except OSError as error:
+        name = f"{os.fsdecode(error.filename)}: " if isinstance(error.filename, (str, bytes)) else ""
+        return _tell(f"{name}{error.strerror or error}", 3)
+    except Exception as error:
+        hint = "" if _debugging() else "\n  this is a bug of mpifarm; MPIFARM_DEBUG=1 shows where"
+        return _tell(f"{type(error).__name__}: {error}{hint}", BUG)
+
+
+def parse_run(argv: Sequence[str]) -> RunOptions:
+    """The options of `mpifarm run ARGV`. Raises UsageError, or SystemExit(0) once `--help` is answered."""
+    try:
+        with _usage_errors(), run.make_context("mpifarm run", list(argv)) as context:
+            options = run.invoke(context)
+    except click.exceptions.Exit as leave:
+        raise SystemExit(leave.exit_code) from None
+    assert isinstance(options, RunOptions)
+    return options
+
+
+def _invoke(argv: Sequence[str]) -> int:
+    """The exit code that the command returns; 0 when it returns nothing."""
+    try:
+        with _usage_errors(), mpifarm.make_context("mpifarm", list(argv) or ["--help"]) as context:
+            code = mpifarm.invoke(context)
+            return code if isinstance(code, int) else 0
+    except click.exceptions.Exit as leave:  # --help, --version
+        return leave.exit_code
+
+
+@contextmanager
+def _usage_errors() -> Iterator[None]:
+    """Click's errors as ours."""
+    try:
+        yield
+    except click.Abort:
+        raise KeyboardInterrupt from None
+    except click.ClickException as error:
+        context = getattr(error, "ctx", None)
+        command = context.command_path if context else "mpifarm"
+        raise UsageError(f"{error.format_message()}\n  see: {command} --help") from None
+
+
+def _tell(text: str, code: int) -> int:
+    if _debugging():
+        traceback.print_exc()
+    print(f"mpifarm: {text}", file=sys.stderr)
+    return code
+
+
+def _debugging() -> bool:
+    return os.environ.get("MPIFARM_DEBUG", "") not in ("", "0")
+
+
+@contextmanager
+def _client(dsn: str | None) -> Iterator[Client]:
+    from mpifarm.queue.client import Client
+    from mpifarm.queue.dsn import find_dsn
+
+    with Client.connect(find_dsn(dsn, os.environ, Path.cwd())) as client:
+        yield client
+
+
+def _parsed(parse: Callable[[str], Any]) -> Callable[[click.Context, click.Parameter, str | None], Any]:
+    """An option's callback: its text through `parse`, whose refusal becomes one of the option."""
+
+    def callback(ctx: click.Context, param: click.Parameter, value: str | None) -> Any:
+        try:
+            return None if value is None else parse(value)
+        except UsageError as error:
+            raise click.BadParameter(str(error), ctx, param) from None
+
+    return callback
+
+
+_dsn = click.option(
+    "--dsn", metavar="DSN", help="The queue's database, as libpq takes it; else MPIFARM_DSN or .mpifarm.toml."
+)
+_json = click.option("--json", "as_json", is_flag=True, help="Print JSON, for programs.")
+_tasks = click.option("--tasks", "ranges", callback=_parsed(parse_ranges), metavar="RANGES", help="Only these: 3,7-9.")
+
+
+class _InOrder(click.Group):
+    """Lists commands in the order in which they are typed, not by letter."""
+
+    def list_commands(self, _ctx: click.Context) -> list[str]:
+        return list(self.commands)
+
+
+@click.group(cls=_InOrder, context_settings=_HELP)
+@click.version_option(__version__, "--version", message="mpifarm %(version)s")
+def mpifarm() -> None:
+    """Run millions of commands inside one allocation, outputs in one file.
+
+    \b
+      mpifarm submit tasks.txt
+      srun mpifarm run              on a laptop: mpifarm run --local 4
+      mpifarm report
+    """
+
+
+class _Submit(click.Command):
+    """Everything after `--` is the user's command: kept away from click, which would look for options in it."""
+
+    def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
+        if "--" in args:
+            at = args.index("--")
+            ctx.obj = args[at + 1 :]
+            args = args[:at]
+        return super().parse_args(ctx, args)
+
+
+@mpifarm.command(cls=_Submit, short_help="Put a job in the queue.")
+@click.argument("files", nargs=-1, metavar="[FILE | -]  [-- COMMAND {} [::: VALUE...]]")
+@click.option("--array", metavar="RANGES", help="A task per number, {} in COMMAND: 1-100, 0-90:10.")
+@click.option("--each-line", metavar="FILE", help="A task per line of FILE, {} in COMMAND.")
+@click.option("--from-json", metavar="FILE", help="A task per object of a JSON array or of JSON lines.")
+@click.option("--name", metavar="NAME", help="Name of the job; else made from the file's.")
+@click.option("--cpus", type=click.IntRange(1, CPUS_MAX), default=1, show_default=True, help="Cores per task.")
+@click.option(
+    "--time-limit",
+    "time_limit_s",
+    callback=_parsed(parse_duration),
+    default="0s",
+    metavar="DUR",
+    help="Per task: 90s, 10m.",
+)
+@_dsn
+@_json
+@click.pass_context
+def submit(ctx: click.Context, /, files: tuple[str, ...], **options: Any) -> None:
+    """Put a job in the queue: a file with a command per line, or one command and what to fill in.
+
+    \b
+    Examples:
+      mpifarm submit tasks.txt
+      generate-tasks | mpifarm submit - --name scan
+      mpifarm submit --time-limit 10m -- python fit.py {} ::: a.fits b.fits c.fits
+      mpifarm submit --array 1-100 -- ./simulate --seed {}
+      mpifarm submit --each-line molecules.smi --cpus 4 -- dock {}
+    """
+    from mpifarm import submit as submitting
+
+    request = submitting.Request(files, ctx.obj, **options)
+    submitting.check(request)
+    with submitting.Interruptible() as until_commit, _client(request.dsn) as client:
+        submitting.submit(client, request, until_commit)
+
+
+@mpifarm.command(short_help="Work on the queue, with every rank of an allocation.")
+@click.option("--local", type=click.IntRange(1, 10_000), metavar="N", help="Start N ranks on this machine.")
+@click.option(
+    "--output",
+    type=click.Path(file_okay=False, path_type=Path),
+    default=".",
+    metavar="DIR",
+    help="Where the run file goes.",
+)
+@click.option(
+    "--grace",
+    "grace_s",
+    callback=_parsed(parse_duration),
+    default="30s",
+    show_default=True,
+    metavar="DUR",
+    help="Given to running tasks when told to stop.",
+)
+@click.option(
+    "--cpus", type=click.IntRange(1, CPUS_MAX), metavar="N", help="Slots per node; else the cores given to its ranks."
+)
+@click.option("--exit-code", is_flag=True, help="Exit with 1 when a task of this run failed.")
+@click.option("-q", "--quiet", is_flag=True, help="No progress.")
+@_dsn
+def run(**options: Any) -> RunOptions:
+    """Work on the queue with every rank until nothing is left. One run writes one file, run-ID.h5.
+
+    \b
+    Examples:
+      srun -n 4096 mpifarm run --output $SCRATCH
+      mpiexec -n 8 mpifarm run
+      mpifarm run --local 4
+    """
+    return RunOptions(**options)
+
+
+@mpifarm.command(short_help="How jobs stand; why tasks failed; outputs.")
+@click.argument("job", required=False)
+@_tasks
+@click.option("--stderr", "only_stderr", is_flag=True, help="With --tasks: their stderr.")
+@click.option("--both", is_flag=True, help="With --tasks: each task's stdout, then its stderr.")
+@click.option(
+    "--extract",
+    type=click.Path(file_okay=False, path_type=Path),
+    metavar="DIR",
+    help="Write DIR/17.out and, unless empty, DIR/17.err.",
+)
+@click.option("--force", is_flag=True, help="With --extract: replace existing files.")
+@_dsn
+@_json
+def report(job: str | None, **options: Any) -> int:
+    """How all jobs stand; how JOB stands and why tasks failed; or the outputs of tasks, byte for byte.
+
+    JOB is a name, a number, or `last`. Works while runs are going on.
+
+    \b
+    Examples:
+      mpifarm report
+      mpifarm report scan
+      mpifarm report scan --tasks 3,7-9 > outputs.txt
+      mpifarm report last --extract outputs/
+    """
+    from mpifarm import report as reporting
+
+    wanted = reporting.Wanted(**options)
+    reporting.check(job, wanted)
+    with _client(wanted.dsn) as client:
+        missing = reporting.report(client, job, wanted)
+    for sentence in missing.sentences:
+        print(f"mpifarm: {sentence}", file=sys.stderr)
+    return missing.code
+
+
+@mpifarm.command(short_help="A line per task of a job.")
+@click.argument("job")
+@click.option("--state", "states", multiple=True, metavar="STATE", help="Only tasks in this state; may be repeated.")
+@_tasks
+@_dsn
+@_json
+def tasks(job: str, dsn: str | None, **options: Any) -> None:
+    """A line per task of JOB: task, state, how it failed, seconds, node, attempts, command.
+
+    In a pipe the fields are separated by tabs and nothing is cut. In JSON, command bytes that are no UTF-8 are lone
+    surrogates, as Python writes file names.
+
+    \b
+    Examples:
+      mpifarm tasks scan --state failed
+      mpifarm tasks last --tasks 1-20 --json
+    """
+    from mpifarm import report as reporting
+
+    states = [reporting.state_named(word) for word in options["states"]]
+    with _client(dsn) as client:
+        reporting.print_tasks(client, job, options["ranges"], states, as_json=options["as_json"])

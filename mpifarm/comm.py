@@ -1,0 +1,130 @@
+"""The only door to MPI: the world, the nodes, messages between ranks. Nothing else may import mpi4py.
+
+Everything after start-up is point to point and non-blocking: no collective, no busy waiting. Two measured traps shape
+the receive path: a blocking receive from ANY_SOURCE hangs in the MPICH 4.3 and 5.0 wheels as soon as two senders sit on
+other nodes, while matched probe + receive is safe everywhere; and the first Iprobe after an arrival often only makes
+progress and the second reports it, so `poll` asks twice before it says "nothing".
+"""
+
+from __future__ import annotations
+
+import os
+import time
+from collections import deque
+from typing import TYPE_CHECKING, Any, TypeVar
+
+from mpifarm.core.messages import Message, decode, encode
+from mpifarm.errors import SiteError
+
+if TYPE_CHECKING:
+    from mpi4py import MPI
+
+_T = TypeVar("_T")
+_TAG = 1
+FINISH_POLL_S = 1e-3
+
+NO_MPI = """no MPI library could be loaded: {reason}
+  on a cluster: load the site's MPI module and install mpi4py built against it (MPICC=mpicc pip install --no-binary mpi4py mpi4py)
+  elsewhere: pip install 'mpifarm[local]' brings MPICH with mpiexec"""
+
+SINGLETONS = """{count} separate copies of one rank were started instead of one world of {count} ranks: the launcher and
+mpi4py's MPI library ({library}) do not speak the same start-up protocol. Nothing was run. What helps:
+  under srun: look at `srun --mpi=list`; MPICH or Intel MPI: srun --mpi=pmi2 ...   Open MPI: srun --mpi=pmix ...
+  or use the mpiexec of that same MPI inside the allocation: mpiexec -n {count} mpifarm run"""
+
+
+def _promised(environ: dict[str, str]) -> tuple[int, int]:
+    """(ranks, index) that the launcher of this process says it started; (1, 0) when none speaks."""
+    for size, index in (
+        ("OMPI_COMM_WORLD_SIZE", "OMPI_COMM_WORLD_RANK"),
+        ("PMI_SIZE", "PMI_RANK"),
+        ("SLURM_STEP_NUM_TASKS", "SLURM_PROCID"),
+    ):
+        if environ.get(size, "").isdigit() and environ.get(index, "").isdigit():
+            return int(environ[size]), int(environ[index])
+    return 1, 0
+
+
+class World:
+    """The MPI world of this run, seen from one rank. One thread only may use it."""
+
+    def __init__(self) -> None:
+        """Initialises MPI. SiteError when there is no MPI, or when this is one of N singletons."""
+        import mpi4py
+
+        mpi4py.rc.thread_level = "funneled"  # the doors' threads never call MPI
+        try:
+            from mpi4py import MPI
+        except (ImportError, RuntimeError) as error:
+            raise SiteError(NO_MPI.format(reason=str(error).strip().splitlines()[0])) from None
+        self._mpi = MPI
+        self._comm: MPI.Intracomm = MPI.COMM_WORLD.Dup()
+        self.rank: int = self._comm.Get_rank()
+        self.size: int = self._comm.Get_size()
+        self._sending: deque[tuple[MPI.Request, bytes]] = deque()
+        self._status = MPI.Status()
+        promised, index = _promised(dict(os.environ))
+        if self.size == 1 and promised > 1:
+            library = MPI.Get_library_version().strip().splitlines()[0][:60]
+            # Only one of the copies explains; all of them end with the same error.
+            text = SINGLETONS.format(count=promised, library=library) if index == 0 else ""
+            raise SiteError(text)
+
+    def leader_of_ranks(self) -> list[int]:
+        """For every rank, the lowest rank it shares memory with. Collective; at start-up only."""
+        node = self._comm.Split_type(self._mpi.COMM_TYPE_SHARED, key=self.rank)
+        leader = node.bcast(self.rank)
+        node.Free()
+        return self._comm.allgather(leader)
+
+    def gather(self, value: _T) -> list[_T] | None:
+        """Every rank's value, on rank 0. Collective; at start-up only."""
+        return self._comm.gather(value)
+
+    def everywhere(self, value: _T | None) -> _T:
+        """Rank 0's value. Collective; at start-up only."""
+        return self._comm.bcast(value)  # type: ignore[no-any-return]
+
+    def send(self, to: int, message: Message) -> None:
+        """Hand over a message; the transport keeps the buffer until MPI is done with it."""
+        data = encode(message)
+        self._sending.append((self._comm.Isend([data, self._mpi.BYTE], to, _TAG), data))
+
+    @property
+    def sending(self) -> bool:
+        """Messages are still on their way: MPI wants to be called soon again."""
+        while self._sending and self._sending[0][0].Test():
+            self._sending.popleft()
+        return bool(self._sending)
+
+    def poll(self, most: int = 64) -> list[Message]:
+        """Messages that have arrived, at most `most`."""
+        messages: list[Any] = []
+        while len(messages) < most:
+            matched = self._probe() or self._probe()
+            if matched is None:
+                break
+            buffer = bytearray(self._status.Get_count(self._mpi.BYTE))
+            matched.Recv([buffer, self._mpi.BYTE])
+            messages.append(decode(buffer))
+        return messages
+
+    def _probe(self) -> MPI.Message | None:
+        return self._comm.Improbe(self._mpi.ANY_SOURCE, _TAG, self._status)
+
+    def finish(self) -> None:
+        """Leave in order; what still arrives is received and forgotten. Every rank must call it."""
+        while self.sending:
+            self._forget()
+        everyone = self._comm.Ibarrier()
+        while not everyone.Test():
+            self._forget()
+        self._mpi.Finalize()
+
+    def _forget(self) -> None:
+        if not self.poll():
+            time.sleep(FINISH_POLL_S)
+
+    def abort(self, code: int) -> None:
+        """End every rank now: for bugs and lost worlds, never for a task's sake."""
+        self._mpi.COMM_WORLD.Abort(code)

@@ -1,0 +1,158 @@
+"""Actions: what the pure machines want done. The loop of a rank performs them, one `match` for all roles.
+
+And the events that are not messages: what the doors (queue, run file, launcher) answer.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+from mpifarm.core.messages import LinkMessage, Message, OpenFile, Output
+from mpifarm.core.model import LeaseId, RunId
+from mpifarm.core.verbs import Batch, Grant
+
+# --- actions ---------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True)
+class Send:
+    """To the role that `message` is for, on rank `to`."""
+
+    to: int
+    message: Message
+
+
+@dataclass(frozen=True, slots=True)
+class ToLauncher:
+    message: LinkMessage
+
+
+@dataclass(frozen=True, slots=True)
+class HoldLauncher:
+    """Stop (or go on) reading what the launcher says: its socket fills, and the tasks' pipes behind it."""
+
+    hold: bool
+
+
+@dataclass(frozen=True, slots=True)
+class AskLease:
+    tasks_max: int
+    cpus_max: int
+
+
+@dataclass(frozen=True, slots=True)
+class AskRecord:
+    batch: Batch
+
+
+@dataclass(frozen=True, slots=True)
+class AskName:
+    """Tell the queue where the run file is."""
+
+    path: str
+
+
+@dataclass(frozen=True, slots=True)
+class AskExpire:
+    """Take back what dead runs held."""
+
+
+@dataclass(frozen=True, slots=True)
+class AskClose:
+    """Close the run in the queue; whatever it still holds goes back."""
+
+
+@dataclass(frozen=True, slots=True)
+class OpenRunFile:
+    order: OpenFile
+
+
+@dataclass(frozen=True, slots=True)
+class Append:
+    output: Output
+
+
+@dataclass(frozen=True, slots=True)
+class CloseRunFile:
+    pass
+
+
+@dataclass(frozen=True, slots=True)
+class Say:
+    """A line for the person watching and for the run's log."""
+
+    text: str
+
+
+@dataclass(frozen=True, slots=True)
+class Finished:
+    """The run is over. `error`: why it could not do its duty, for humans; `code` is then the exit code."""
+
+    error: str = ""
+    code: int = 0
+
+
+Action = (
+    Send | ToLauncher | HoldLauncher | AskLease | AskRecord | AskName | AskExpire | AskClose
+    | OpenRunFile | Append | CloseRunFile | Say | Finished
+)  # fmt: skip
+
+# --- events ----------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True)
+class Tick:
+    """Time has passed; nothing else."""
+
+
+@dataclass(frozen=True, slots=True)
+class RunOpened:
+    run: RunId
+    file: OpenFile
+
+
+@dataclass(frozen=True, slots=True)
+class Granted:
+    grant: Grant
+
+
+@dataclass(frozen=True, slots=True)
+class Recorded:
+    batch: Batch
+    refused: frozenset[LeaseId]
+
+
+@dataclass(frozen=True, slots=True)
+class Expired:
+    tasks: int
+
+
+@dataclass(frozen=True, slots=True)
+class RunClosed:
+    pass
+
+
+@dataclass(frozen=True, slots=True)
+class QueueTrouble:
+    """The queue does not answer since `since_s` seconds; the door goes on trying."""
+
+    reason: str
+    since_s: float
+    fatal: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Stored:
+    """The run file door: an Output is flushed and fsynced. `rows` has absolute extent numbers."""
+
+    rank: int
+    rows: bytes
+    first_row: int
+    size: int
+    extents: int
+    tails: dict[tuple[LeaseId, int], bytes] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
+class LauncherGone:
+    reason: str

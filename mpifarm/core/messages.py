@@ -1,0 +1,254 @@
+"""Every message of a run, and nowhere else. A message's class says which role it is for (`TO`).
+
+    dispatcher --Deal, Stop, Cancel--> leader --Output--> recorder --Durable--> dispatcher
+    leader --Want, Unstarted--> dispatcher          recorder --Written--> leader
+
+So the outcome of an attempt reaches the dispatcher only through the recorder, after its bytes are on disk: "flush
+before record" is the shape of the graph and not a rule somebody has to remember. Control (task numbers) and data
+(output bytes) never share a message except in `Output`, whose rows promise exactly the bytes beside them.
+The wire is pickle between ranks of one world that were started together from one installation; `VERSION` is compared
+once at start-up.
+"""
+
+from __future__ import annotations
+
+import pickle
+from dataclasses import dataclass
+from enum import Enum
+from typing import ClassVar, cast
+
+from mpifarm.core.model import Block, JobText, LeaseId, Span
+
+VERSION = 1
+
+
+class Role(Enum):
+    DISPATCHER = "dispatcher"
+    LEADER = "leader"
+    RECORDER = "recorder"
+    LOOP = "loop"  # the rank itself, whatever roles it carries
+
+
+@dataclass(frozen=True, slots=True)
+class Want:
+    """Leader: deal me work for `cpus` more cores. Also its heartbeat: then `cpus` may be 0.
+
+    `received`: the cores' worth of work dealt to it so far; what is still under way is thus not dealt twice.
+    """
+
+    TO: ClassVar[Role] = Role.DISPATCHER
+    rank: int
+    cpus: int
+    received: int
+
+
+@dataclass(frozen=True, slots=True)
+class Unstarted:
+    """Leader, after Stop: these were dealt to me and never started."""
+
+    TO: ClassVar[Role] = Role.DISPATCHER
+    rank: int
+    spans: tuple[Span, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class LauncherLost:
+    """Leader: my launcher is gone; nothing runs on this node any more."""
+
+    TO: ClassVar[Role] = Role.DISPATCHER
+    rank: int
+    reason: str
+
+
+@dataclass(frozen=True, slots=True)
+class Durable:
+    """Recorder: these attempts' output is flushed and fsynced. `rows` is packed; the first is row `first_row`."""
+
+    TO: ClassVar[Role] = Role.DISPATCHER
+    rank: int
+    """The leader they came from."""
+    rows: bytes
+    first_row: int
+    tails: dict[tuple[LeaseId, int], bytes]
+    """Last bytes of stderr of failed attempts, by (lease, task)."""
+
+
+@dataclass(frozen=True, slots=True)
+class RecorderAlive:
+    """Recorder: its heartbeat."""
+
+    TO: ClassVar[Role] = Role.DISPATCHER
+
+
+@dataclass(frozen=True, slots=True)
+class FileOpened:
+    TO: ClassVar[Role] = Role.DISPATCHER
+    path: str
+
+
+@dataclass(frozen=True, slots=True)
+class FileClosed:
+    TO: ClassVar[Role] = Role.DISPATCHER
+
+
+@dataclass(frozen=True, slots=True)
+class FileTrouble:
+    """Recorder: the run file cannot be written now; `fatal` when there is no file at all."""
+
+    TO: ClassVar[Role] = Role.DISPATCHER
+    reason: str
+    fatal: bool
+
+
+@dataclass(frozen=True, slots=True)
+class Deal:
+    """Dispatcher: run these. `jobs` are those this leader has not seen yet."""
+
+    TO: ClassVar[Role] = Role.LEADER
+    jobs: tuple[JobText, ...]
+    blocks: tuple[Block, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Stop:
+    """Dispatcher: start nothing more; running attempts have `grace_s` seconds left."""
+
+    TO: ClassVar[Role] = Role.LEADER
+    grace_s: float
+
+
+@dataclass(frozen=True, slots=True)
+class Written:
+    """Recorder: `size` bytes of output of yours are on disk; `extents` rows stand in the file now."""
+
+    TO: ClassVar[Role] = Role.LEADER
+    size: int
+    extents: int
+
+
+@dataclass(frozen=True, slots=True)
+class Output:
+    """Leader: whole chunks of output, where each piece lies in them, and the attempts that ended.
+
+    extents: packed EXTENT rows; `position` counts from the start of this message's first chunk.
+    rows: packed ROW rows; extent_lo >= 0 counts from this message's first extent, extent_lo < 0 is an absolute row
+    number stored as -(n + 1) (the attempt began in an earlier message); extent_hi counts from this message's first.
+    chunks: (deflated?, bytes) of chunks that hold `chunk_bytes` each when inflated.
+    """
+
+    TO: ClassVar[Role] = Role.RECORDER
+    rank: int
+    rows: bytes
+    extents: bytes
+    chunks: tuple[tuple[bool, bytes], ...]
+    tails: dict[tuple[LeaseId, int], bytes]
+    log: tuple[tuple[float, str], ...] = ()
+
+    @property
+    def size(self) -> int:
+        return len(self.rows) + len(self.extents) + sum(len(data) for _, data in self.chunks)
+
+
+@dataclass(frozen=True, slots=True)
+class OpenFile:
+    TO: ClassVar[Role] = Role.RECORDER
+    path: str
+    attributes: dict[str, str]
+    nodes: tuple[tuple[str, int, int], ...]
+    """(name, ranks, slots) by node number."""
+
+
+@dataclass(frozen=True, slots=True)
+class CloseFile:
+    TO: ClassVar[Role] = Role.RECORDER
+
+
+@dataclass(frozen=True, slots=True)
+class StopAsked:
+    """A rank caught a signal."""
+
+    TO: ClassVar[Role] = Role.DISPATCHER
+    signal: int
+    rank: int
+
+
+@dataclass(frozen=True, slots=True)
+class Exit:
+    """Rank 0: the run is over; leave the loop."""
+
+    TO: ClassVar[Role] = Role.LOOP
+
+
+Message = (
+    Want | Unstarted | LauncherLost | Durable | RecorderAlive | FileOpened | FileClosed | FileTrouble
+    | Deal | Stop | Written | Output | OpenFile | CloseFile | StopAsked | Exit
+)  # fmt: skip
+
+
+# Between a leader's rank and its launcher process (a socket pair on one host).
+
+
+@dataclass(frozen=True, slots=True)
+class Setup:
+    """To the launcher, first of all: where it is and what it may use."""
+
+    node: str
+    number: int
+    cpus: tuple[int, ...]
+    slots: int
+    version: int = VERSION
+
+
+@dataclass(frozen=True, slots=True)
+class Start:
+    """To the launcher: start these, in order, as soon as they fit."""
+
+    jobs: tuple[JobText, ...]
+    blocks: tuple[Block, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Drain:
+    """To the launcher: start nothing more, answer with NotStarted, end what runs after `grace_s` seconds."""
+
+    grace_s: float
+
+
+@dataclass(frozen=True, slots=True)
+class Pieces:
+    """From the launcher: output of attempts that still run: ((lease, task, attempt), stream, bytes)."""
+
+    pieces: tuple[tuple[tuple[int, int, int], int, bytes], ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Ended:
+    """From the launcher: attempts that ended, as tuples for speed (see `mpifarm.core.launching.EndedAttempt`)."""
+
+    attempts: tuple[tuple[object, ...], ...]
+
+
+@dataclass(frozen=True, slots=True)
+class NotStarted:
+    """From the launcher, once after Drain."""
+
+    spans: tuple[Span, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class LauncherLog:
+    """From the launcher: something a person should know (a core could not be used, an orphan was killed)."""
+
+    text: str
+
+
+LinkMessage = Setup | Start | Drain | Pieces | Ended | NotStarted | LauncherLog
+
+
+def encode(message: Message | LinkMessage) -> bytes:
+    return pickle.dumps(message, protocol=5)
+
+
+def decode(data: bytes | bytearray | memoryview) -> Message | LinkMessage:
+    """The message `encode` was given. Only for bytes from a process of this run."""
+    return cast("Message | LinkMessage", pickle.loads(data))

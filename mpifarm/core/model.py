@@ -1,0 +1,157 @@
+"""The nouns of the farm: frozen data that every other module speaks in. Units stand last in the names."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from enum import IntEnum
+from typing import NamedTuple, NewType
+
+JobId = NewType("JobId", int)
+LeaseId = NewType("LeaseId", int)
+RunId = NewType("RunId", int)
+
+
+class State(IntEnum):
+    """How an attempt ended. The first three are final for its task; the numbers are stored in run files."""
+
+    SUCCEEDED = 0
+    FAILED = 1
+    CANCELLED = 2
+    RETURNED = 3
+    """Not final: the run gave the task back (drain, walltime, lost node); a later attempt supersedes it."""
+
+    @property
+    def final(self) -> bool:
+        return self is not State.RETURNED
+
+
+class FailureClass(IntEnum):
+    """Why an attempt did not succeed. NONE for succeeded ones. The numbers are stored in run files."""
+
+    NONE = 0
+    EXIT = 1
+    SIGNAL = 2
+    TIMEOUT = 3
+    OOM = 4
+    LAUNCH = 5
+    WALLTIME = 6
+    LOST = 7
+    CANCELLED = 8
+
+
+class Shape(NamedTuple):
+    """What one attempt of a task needs. Tasks of one shape in a row are one range of the queue."""
+
+    cpus: int = 1
+    time_limit_s: float = 0.0
+    """0: no limit."""
+
+
+class JobText(NamedTuple):
+    """What all tasks of a job share at execution; sent once to each leader."""
+
+    id: JobId
+    name: str
+    cwd: bytes
+
+
+class TaskText(NamedTuple):
+    """The command line of one task, and the entry it was made from (None: the line stands for itself)."""
+
+    command: bytes
+    entry: bytes | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Block:
+    """Tasks `[lo, lo + len(tasks))` of one job, one shape, one lease, handed over at once. Numbers are 1-based."""
+
+    lease: LeaseId
+    job: JobId
+    attempt: int
+    shape: Shape
+    lo: int
+    tasks: Sequence[TaskText]
+
+    @property
+    def hi(self) -> int:
+        """One past the last task number."""
+        return self.lo + len(self.tasks)
+
+    def head(self, count: int) -> Block:
+        return Block(self.lease, self.job, self.attempt, self.shape, self.lo, self.tasks[:count])
+
+    def tail(self, count: int) -> Block:
+        """What `head(count)` leaves."""
+        return Block(self.lease, self.job, self.attempt, self.shape, self.lo + count, self.tasks[count:])
+
+
+class AttemptKey(NamedTuple):
+    """Names one attempt for ever: a lease is never given twice, an attempt number never repeats within it."""
+
+    lease: LeaseId
+    task: int
+    attempt: int
+
+
+class Span(NamedTuple):
+    """Tasks `[lo, hi)` of a lease that go back to the queue, to be numbered `attempt` when they run again."""
+
+    lease: LeaseId
+    job: JobId
+    lo: int
+    hi: int
+    attempt: int
+
+
+@dataclass(frozen=True, slots=True)
+class NodeShape:
+    """What one node offers, added up over the ranks on it."""
+
+    name: str
+    cpus: tuple[int, ...]
+    """Ids of the cores in the ranks' affinity masks."""
+
+    slots: int
+    """How many single-core attempts may run at once; the number of cores unless the user said otherwise."""
+
+
+@dataclass(frozen=True, slots=True)
+class Limits:
+    """Every limit of a run, with its unit. Relations are checked, so that a changed one cannot break another."""
+
+    heartbeat_every_s: float = 5.0
+    lease_s: float = 60.0
+    """A run whose heartbeat is older is dead: its leases may be taken back by anyone."""
+    leader_lost_s: float = 60.0
+    """A leader silent for longer is lost: its tasks are dealt again."""
+    leader_beat_s: float = 5.0
+    backlog_s: float = 1.0
+    """Work a leader keeps ahead of its slots, in seconds of its own pace."""
+    stock_s: float = 2.0
+    """Work the dispatcher keeps leased ahead, in seconds of the run's pace."""
+    block_tasks_max: int = 20_000
+    block_bytes_max: int = 16 << 20
+    record_every_s: float = 0.25
+    record_tasks_max: int = 5_000
+    output_every_s: float = 0.1
+    """A leader sends what it gathered at least this often."""
+    chunk_bytes: int = 64 << 10
+    message_bytes_max: int = 4 << 20
+    unwritten_bytes_max: int = 32 << 20
+    """A leader with more output on its way to the recorder stops reading from its tasks."""
+    stderr_tail_bytes: int = 2048
+    """What Postgres keeps of a failed attempt's stderr."""
+    term_to_kill_s: float = 2.0
+    """Between SIGTERM and SIGKILL."""
+    drain_answer_s: float = 10.0
+    """After the grace and the kill, a leader that still holds tasks is taken for lost."""
+    idle_poll_s: float = 0.5
+    queue_timeout_s: float = 300.0
+
+    def __post_init__(self) -> None:
+        assert self.lease_s > 3 * self.heartbeat_every_s
+        assert self.leader_lost_s > 3 * self.leader_beat_s
+        assert self.message_bytes_max < self.unwritten_bytes_max
+        assert self.chunk_bytes < self.message_bytes_max

@@ -1,0 +1,53 @@
+"""How much to ask for: sizes of leases, deals and backlogs from measured durations. Pure arithmetic."""
+
+from __future__ import annotations
+
+_WEIGHT = 0.05
+"""Of the newest task in the moving averages: the last ~20 tasks count."""
+
+
+class Pace:
+    """Moving average of how long a task holds its cores, seconds."""
+
+    __slots__ = ("seconds_per_task",)
+
+    def __init__(self) -> None:
+        self.seconds_per_task: float | None = None
+
+    def add(self, seconds: float) -> None:
+        mean = self.seconds_per_task
+        self.seconds_per_task = seconds if mean is None else mean + _WEIGHT * (seconds - mean)
+
+    def cpus_ahead(self, slots: int, horizon_s: float) -> int:
+        """Cores' worth of work that `slots` cores finish in `horizon_s`: 0 as long as nothing is known, and for tasks
+        longer than the horizon, which must not be hoarded behind a busy core."""
+        if self.seconds_per_task is None:
+            return 0
+        return int(slots * horizon_s / max(self.seconds_per_task, 1e-4))
+
+
+class Rate:
+    """Tasks per second over the last few seconds, exponentially weighted."""
+
+    __slots__ = ("_at", "per_s")
+
+    def __init__(self, now: float) -> None:
+        self._at = now
+        self.per_s = 0.0
+
+    def add(self, tasks: int, now: float) -> None:
+        elapsed = max(now - self._at, 1e-3)
+        weight = min(1.0, elapsed / 2.0)
+        self.per_s += weight * (tasks / elapsed - self.per_s)
+        self._at = now
+
+
+def lease_tasks(*, slots: int, per_s: float, stock: int, unmet: int, horizon_s: float, tasks_max: int) -> int:
+    """Tasks to lease now so that `horizon_s` seconds of work lie in stock; 0 while half of that is there.
+
+    unmet: cores that leaders asked work for and did not get (a task needs at least one).
+    """
+    target = max(int(per_s * horizon_s), min(2 * slots, unmet))
+    if stock > target // 2 and not unmet:
+        return 0
+    return max(0, min(target + unmet - stock, tasks_max))

@@ -1,0 +1,92 @@
+"""The row of one ended attempt: packed once where the task ran, stored as it is in the run file, read by the queue.
+
+The binary layout (little endian, no padding) is the layout of the run file's `attempts` dataset, so a row crosses
+three processes and reaches the disk without being taken apart. `mpifarm.output.format` derives its dtype from FIELDS.
+"""
+
+from __future__ import annotations
+
+import struct
+from collections.abc import Iterator
+from typing import NamedTuple
+
+from mpifarm.core.model import JobId, LeaseId
+
+FIELDS: tuple[tuple[str, str], ...] = (
+    # name, numpy/struct code; units stand in the name
+    ("lease", "u8"),
+    ("job", "u4"),
+    ("task", "u4"),
+    ("attempt", "u2"),
+    ("state", "u1"),
+    ("failure", "u1"),
+    ("exit_code", "i2"),
+    ("signal", "u1"),
+    ("node", "u2"),
+    ("slot", "u2"),
+    ("cpus", "u2"),
+    ("started", "f8"),  # Unix seconds
+    ("ended", "f8"),
+    ("user_s", "f4"),
+    ("system_s", "f4"),
+    ("max_rss_kib", "u4"),
+    ("read_bytes", "u8"),
+    ("write_bytes", "u8"),
+    ("stdout_bytes", "u8"),
+    ("stderr_bytes", "u8"),
+    ("stdout_crc32", "u4"),
+    ("stderr_crc32", "u4"),
+    ("extent_lo", "i8"),  # all extents of the attempt lie in [extent_lo, extent_hi) of `extents`
+    ("extent_hi", "i8"),
+)
+_CODES = {"u1": "B", "u2": "H", "u4": "I", "u8": "Q", "i2": "h", "i8": "q", "f4": "f", "f8": "d"}
+ROW = struct.Struct("<" + "".join(_CODES[code] for _, code in FIELDS))
+
+EXTENT_FIELDS: tuple[tuple[str, str], ...] = (
+    ("lease", "u8"),
+    ("task", "u4"),
+    ("attempt", "u2"),
+    ("stream", "u1"),
+    ("length", "u4"),
+    ("position", "u8"),  # of the first byte in `bytes`
+)
+EXTENT = struct.Struct("<" + "".join(_CODES[code] for _, code in EXTENT_FIELDS))
+
+STDOUT, STDERR = 1, 2
+
+
+class AttemptRow(NamedTuple):
+    """One row, unpacked; the fields of FIELDS in order."""
+
+    lease: LeaseId
+    job: JobId
+    task: int
+    attempt: int
+    state: int
+    failure: int
+    exit_code: int
+    signal: int
+    node: int
+    slot: int
+    cpus: int
+    started: float
+    ended: float
+    user_s: float
+    system_s: float
+    max_rss_kib: int
+    read_bytes: int
+    write_bytes: int
+    stdout_bytes: int
+    stderr_bytes: int
+    stdout_crc32: int
+    stderr_crc32: int
+    extent_lo: int
+    extent_hi: int
+
+
+assert AttemptRow._fields == tuple(name for name, _ in FIELDS)
+
+
+def unpack_rows(packed: bytes) -> Iterator[AttemptRow]:
+    """The rows of a message in order. Raises struct.error when `packed` is not a whole number of rows."""
+    return map(AttemptRow._make, ROW.iter_unpack(packed))

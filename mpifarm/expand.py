@@ -1,0 +1,251 @@
+"""Makes many tasks of one command: GNU parallel's `:::`, HyperQueue's `--array`, `--each-line` and `--from-json`.
+
+The words after `--` are joined by single blanks and not quoted again, as GNU parallel does: `-- echo '$HOME' {}` and
+`-- 'echo $HOME {}'` are the same command, and the shell of the task expands `$HOME`. Then the replacement strings in it
+are filled in, see `mpifarm.replacement`.
+
+- `:::` VALUES, `::::` FILES (each file is a source, each line a value, `-` is stdin): every combination, the last
+  source changing fastest. `:::+` and `::::+` go along with the source before them instead, until the shortest ends.
+  Without any replacement string the values are appended; without a command they are the commands themselves.
+  The entry of a task is its values with tabs between.
+- `--array 1-100`, `--each-line FILE`: once for each number or line (blank ones too), which is the entry of the task.
+  Nothing is appended.
+- `--from-json FILE` (an array of objects, or one object on each line): once for each object, whose compact JSON is the
+  entry.
+
+Everything streams but the values of all sources after the first, which combinations repeat, and JSON arrays.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import dataclass
+from functools import partial
+from itertools import product
+from typing import BinaryIO, cast
+
+from mpifarm.core.model import Shape, TaskText
+from mpifarm.errors import UsageError
+from mpifarm.replacement import Record, Template, Values, compile_keys, compile_positions, encode_json
+from mpifarm.taskfile import COMMAND_BYTES_MAX, RUN_TASKS_MAX, check_command
+from mpifarm.units import each_number, parse_numbers
+
+RUN_BYTES_MAX = 8 << 20
+_BOM = b"\xef\xbb\xbf"
+_MARKS = (":::", ":::+", "::::", "::::+")
+
+
+@dataclass(frozen=True, slots=True)
+class Expansion:
+    """What the user typed: the words after `--`, and at most one option that says what to repeat them for."""
+
+    words: Sequence[str]
+    array: str | None = None
+    each_line: str | None = None
+    from_json: str | None = None
+
+
+def expand_arguments(asked: Expansion, shape: Shape, stdin: BinaryIO) -> Iterator[tuple[Shape, list[TaskText]]]:
+    """The tasks in order, in runs of at most 10,000 tasks or about 8 MiB; a single one when nothing is repeated.
+
+    UsageErrors of the words are raised here, those of files while their lines stream by.
+    """
+    words = list(asked.words)
+    first_mark = next((i for i, word in enumerate(words) if word in _MARKS), len(words))
+    command = os.fsencode(" ".join(words[:first_mark]))
+    marked = words[first_mark:]
+    options = (asked.array, asked.each_line, asked.from_json)
+    if len([option for option in options if option is not None]) + bool(marked) > 1:
+        raise UsageError("only one of --array, --each-line, --from-json and ::: can be used at once")
+    if not command.strip() and not marked:
+        raise UsageError("there is no command: write it after --")
+
+    if marked:
+        groups = _parse_sources(marked, stdin)
+        template = compile_positions(command, sum(map(len, groups)), append=True)
+        tasks = _combined(template, groups)
+    elif asked.array is not None:
+        numbers = each_number(parse_numbers(asked.array))
+        tasks = _repeated(compile_positions(command, 1), "--array", (b"%d" % number for number in numbers))
+    elif asked.each_line is not None:
+        tasks = _repeated(compile_positions(command, 1), asked.each_line, _lines(asked.each_line, stdin))
+    elif asked.from_json is not None:
+        tasks = _from_records(compile_keys(command), asked.from_json, stdin)
+    else:
+        check_command(command, "command", 1)
+        tasks = iter([TaskText(command)])
+    return _in_runs(shape, tasks)
+
+
+def _in_runs(shape: Shape, tasks: Iterable[TaskText]) -> Iterator[tuple[Shape, list[TaskText]]]:
+    run: list[TaskText] = []
+    size = 0
+    for task in tasks:
+        run.append(task)
+        size += len(task.command) + len(task.entry or b"")
+        if len(run) == RUN_TASKS_MAX or size >= RUN_BYTES_MAX:
+            yield shape, run
+            run, size = [], 0
+    if run:
+        yield shape, run
+
+
+# Where values come from.
+
+_Source = Callable[[], Iterator[bytes]]
+
+
+def _parse_sources(marked: list[str], stdin: BinaryIO) -> list[list[_Source]]:
+    """The sources in groups: those of a group go along with each other, groups are combined."""
+    groups: list[list[_Source]] = []
+    position = 0
+    stdin_uses = 0
+    while position < len(marked):
+        mark = marked[position]
+        end = next((i for i in range(position + 1, len(marked)) if marked[i] in _MARKS), len(marked))
+        words = marked[position + 1 : end]
+        position = end
+        if not words:
+            raise UsageError(f"{mark} has no {'file' if '::::' in mark else 'value'} after it")
+        if mark.endswith("+") and not groups:
+            raise UsageError(f"{mark} goes along with the source before it, and there is none")
+        sources: list[_Source]
+        if mark.startswith("::::"):
+            stdin_uses += words.count("-")
+            sources = [partial(_lines, word, stdin) for word in words]
+        else:
+            sources = [partial(iter, [os.fsencode(word) for word in words])]
+        if mark.endswith("+"):
+            groups[-1] += sources
+        else:
+            groups += [[source] for source in sources]
+    if stdin_uses > 1:
+        raise UsageError("stdin (-) can be read only once")
+    return groups
+
+
+def _combined(template: Template[Values], groups: list[list[_Source]]) -> Iterator[TaskText]:
+    """A task for each combination of one row of every group."""
+    first, *others = (zip(*(source() for source in group)) for group in groups)
+    repeated = [list(rows) for rows in others]
+    task = 0
+    for head in first:
+        for tail in product(*repeated):
+            task += 1
+            values = sum(tail, head)
+            command = template.fill(values, task)
+            check_command(command, "combination", task)
+            yield TaskText(command, b"\t".join(values))
+
+
+def _repeated(template: Template[Values], name: str, entries: Iterable[bytes]) -> Iterator[TaskText]:
+    for task, entry in enumerate(entries, 1):
+        command = template.fill((entry,), task)
+        check_command(command, name, task)
+        yield TaskText(command, entry)
+
+
+def _open(path: str, stdin: BinaryIO) -> AbstractContextManager[BinaryIO]:
+    if path == "-":
+        return nullcontext(stdin)
+    try:
+        return open(path, "rb")
+    except OSError as error:
+        raise UsageError(f"{path}: {error.strerror}") from None
+
+
+def _lines(path: str, stdin: BinaryIO) -> Iterator[bytes]:
+    """Every line without its line end (LF or CR LF); UsageError when there is none."""
+    number = 0
+    with _open(path, stdin) as stream:
+        for number, read in enumerate(iter(lambda: stream.readline(COMMAND_BYTES_MAX + 2), b""), 1):
+            line = read.removesuffix(b"\n").removesuffix(b"\r") if read.endswith(b"\n") else read
+            if number == 1:
+                line = line.removeprefix(_BOM)
+            if len(line) > COMMAND_BYTES_MAX:
+                raise UsageError(f"{path}:{number}: the line is longer than {COMMAND_BYTES_MAX} bytes")
+            if b"\0" in line:
+                raise UsageError(f"{path}:{number}: a NUL byte, which no command can hold")
+            yield line
+    if number == 0:
+        raise UsageError(f"{path}: there is no line in it")
+
+
+# JSON.
+
+_SEPARATOR = re.compile(r"[ \t\r\n]*([],]?)[ \t\r\n]*")
+
+
+def _refuse_constant(name: str) -> float:
+    raise ValueError(f"{name} is not JSON")
+
+
+_DECODER = json.JSONDecoder(parse_constant=_refuse_constant)
+
+
+def _from_records(template: Template[Record], path: str, stdin: BinaryIO) -> Iterator[TaskText]:
+    task = 0
+    for task, (line, record) in enumerate(_records(path, stdin), 1):
+        if not isinstance(record, dict):
+            raise UsageError(f'{path}:{line}: record {task} is not an object such as {{"a": 1}}')
+        try:
+            entry = encode_json(record)
+            command = template.fill(record, task)
+        except UsageError as error:
+            raise UsageError(f"{path}:{line}: record {task} {error}") from None
+        check_command(command, path, line)
+        yield TaskText(command, entry)
+    if task == 0:
+        raise UsageError(f"{path}: there is no record in it")
+
+
+def _records(path: str, stdin: BinaryIO) -> Iterator[tuple[int, object]]:
+    """The values of the array or of the lines, each with the line it begins on."""
+    seen = False
+    with _open(path, stdin) as stream:
+        for line, read in enumerate(stream, 1):
+            text = read.removeprefix(_BOM) if line == 1 else read
+            if not text.strip():
+                continue
+            try:
+                if not seen and text.lstrip().startswith(b"["):
+                    yield from _array_values(line, (text + stream.read()).decode())
+                    return
+                seen = True
+                yield line, _DECODER.decode(text.rstrip().decode())
+            except json.JSONDecodeError as error:
+                where = f"{path}:{line + error.lineno - 1}:{error.colno}"
+                raise UsageError(
+                    f"{where}: {error.msg} (an array of objects is needed, or one object on each line)"
+                ) from None
+            except (ValueError, RecursionError) as error:  # not UTF-8, NaN, a number or a nesting without end
+                raise UsageError(f"{path}:{line}: {error}") from None
+
+
+def _array_values(line: int, text: str) -> Iterator[tuple[int, object]]:
+    """The elements one by one, which makes their lines known. `line`: of the start of the text."""
+    counted = 0
+    position = text.index("[") + 1
+    separator = _separator(text, position)
+    if separator[1] == ",":
+        raise json.JSONDecodeError("Expecting value", text, position)
+    position = separator.end()
+    while separator[1] != "]":
+        value, end = _DECODER.raw_decode(text, position)
+        line += text.count("\n", counted, position)
+        counted = position
+        yield line, value
+        separator = _separator(text, end)
+        if not separator[1]:
+            raise json.JSONDecodeError("Expecting ',' or ']'", text, separator.end())
+        position = separator.end()
+    if position != len(text):
+        raise json.JSONDecodeError("Something follows the array", text, position)
+
+
+def _separator(text: str, position: int) -> re.Match[str]:
+    return cast("re.Match[str]", _SEPARATOR.match(text, position))  # it matches the empty string

@@ -1,0 +1,136 @@
+"""The launcher of a rank: forked before MPI_Init, talked to over a socket.
+
+`fork_launcher` must be called while the rank is still small and before mpi4py is imported: nothing may fork once MPI
+(and with it the fabric's registered memory) is in the process. The rank keeps a `Launcher`; the forked process runs
+`serve`: it waits for Setup, then `mpifarm.watching` takes over. Ranks that lead no node close theirs unused.
+Must never import anything heavy, nor MPI.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import os
+import resource
+import select
+import signal
+import socket
+
+from mpifarm.core.messages import LauncherLog, LinkMessage, Setup
+from mpifarm.errors import SiteError
+from mpifarm.guard import fork_guarded
+from mpifarm.link import Link
+from mpifarm.watching import Watch
+
+START_TIMEOUT_S = 30.0
+CLOSE_TIMEOUT_S = 5.0
+_PID_BYTES = 8
+
+
+class Launcher:
+    """The rank's side."""
+
+    def __init__(self, guardian: int, pid: int, link: Link) -> None:
+        self.guardian = guardian
+        self.pid = pid
+        """Of the launcher, a child of the guardian."""
+        self._link = link
+
+    @property
+    def alive(self) -> bool:
+        """False when the launcher has gone and everything it said was received."""
+        return self._link.open
+
+    def fileno(self) -> int:
+        """Readable when `poll` has something to give."""
+        return self._link.fileno()
+
+    def send(self, message: LinkMessage) -> None:
+        """Never blocks; what the socket does not take goes with the next `poll` or `flush`."""
+        self._link.send(message)
+
+    def flush(self) -> None:
+        self._link.flush()
+
+    def poll(self) -> list[LinkMessage]:
+        """The messages that have arrived. Never blocks."""
+        self._link.flush()
+        return self._link.receive()
+
+    def close(self) -> None:
+        """End the launcher and all its tasks; what it still says is lost. Waits for it, but not for ever."""
+        if self._link.fileno() < 0:
+            return
+        self._link.hang_up()
+        while self._link.open and select.select([self._link], [], [], CLOSE_TIMEOUT_S)[0]:
+            self._link.receive()
+        self._link.close()
+        try:
+            os.waitpid(self.guardian, os.WNOHANG)
+        except ChildProcessError:
+            pass  # somebody else has waited for it
+
+
+def fork_launcher() -> Launcher:
+    """Fork guardian and launcher. Raises SiteError when they do not come up."""
+    ours, theirs = socket.socketpair()
+    guardian = fork_guarded(theirs.fileno(), serve)
+    theirs.close()
+    ours.settimeout(START_TIMEOUT_S)
+    try:
+        pid = ours.recv(_PID_BYTES, socket.MSG_WAITALL)
+    except TimeoutError:
+        pid = b""
+    if len(pid) < _PID_BYTES:
+        ours.close()
+        raise SiteError("the process that starts the tasks did not come up (its message, if any, is above)")
+    return Launcher(guardian, int.from_bytes(pid, "little"), Link(ours))
+
+
+def serve(link_fd: int, guard_fd: int) -> None:
+    """The launcher's life. Returns when the rank has gone, or the guardian (the other end of `guard_fd`)."""
+    sock = socket.socket(fileno=link_fd)
+    sock.sendall(os.getpid().to_bytes(_PID_BYTES, "little"))
+    link = Link(sock)
+    poll = select.poll()
+    poll.register(link, select.POLLIN)
+    poll.register(guard_fd, select.POLLIN)
+    messages: list[LinkMessage] = []
+    while not messages and link.open:
+        if any(fd == guard_fd for fd, _ in poll.poll()):
+            return
+        messages = link.receive()
+    if not messages:
+        return
+    setup = messages.pop(0)
+    assert isinstance(setup, Setup), setup
+    _use_cpus(setup.cpus, link)
+    _allow_files(4 * setup.slots + 64)
+    Watch(link, setup, _signal_fd(signal.SIGCHLD), guard_fd).run(messages)
+
+
+def _use_cpus(cpus: tuple[int, ...], link: Link) -> None:
+    """Widen the affinity of this process, and so of its tasks, from the rank's to the node's."""
+    try:
+        os.sched_setaffinity(0, cpus)
+    except (OSError, ValueError) as error:
+        has = sorted(os.sched_getaffinity(0))
+        link.send(LauncherLog(f"tasks stay on cpus {has} instead of {list(cpus)}: {error}"))
+
+
+def _allow_files(count: int) -> None:
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    if soft < count and (hard >= count or hard == resource.RLIM_INFINITY):
+        resource.setrlimit(resource.RLIMIT_NOFILE, (count, hard))
+
+
+def _signal_fd(number: int) -> int:
+    """A descriptor that is readable when the signal has come. (Python has none before 3.15.)"""
+    signal.pthread_sigmask(signal.SIG_BLOCK, (number,))
+    libc = ctypes.CDLL(None, use_errno=True)
+    signals = ctypes.create_string_buffer(128)  # a sigset_t
+    libc.sigemptyset(signals)
+    libc.sigaddset(signals, number)
+    fd: int = libc.signalfd(-1, signals, os.O_NONBLOCK | os.O_CLOEXEC)
+    if fd < 0:
+        raise OSError(ctypes.get_errno(), "signalfd")
+    return fd

@@ -1,0 +1,196 @@
+"""THE loop of a rank: gather events, let the roles it carries decide, perform their actions, rest when idle.
+
+    events   messages of other ranks, of roles on this rank, of the doors' threads, of the launcher; signals; time
+    roles    pure machines: handle(event, now) -> [action]
+    actions  performed by one `match` in `_perform`
+
+An idle rank sleeps in `select` and not in MPI: doors, launcher and signals wake it at once; for messages it looks
+every few milliseconds, less and less often while nothing comes, since the cores belong to the tasks.
+"""
+
+from __future__ import annotations
+
+import os
+import selectors
+import signal
+import time
+from collections import deque
+from types import FrameType
+from typing import Any, Protocol
+
+from mpifarm.comm import World
+from mpifarm.core.actions import (
+    Action,
+    Append,
+    AskClose,
+    AskExpire,
+    AskLease,
+    AskName,
+    AskRecord,
+    CloseRunFile,
+    Finished,
+    HoldLauncher,
+    LauncherGone,
+    OpenRunFile,
+    Say,
+    Send,
+    Tick,
+    ToLauncher,
+)
+from mpifarm.core.messages import Exit, Message, Role, StopAsked
+from mpifarm.core.roles import DISPATCHER
+from mpifarm.doors import FileDoor, Inbox, QueueDoor
+from mpifarm.launcher import Launcher
+
+STOP_SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGUSR1)
+"""SIGUSR1 too: prterun follows a SIGTERM with SIGKILL after a quarter of a second, but passes SIGUSR1 on unharmed."""
+
+TICK_S = 0.05
+REST_S = (50e-6, 10e-3)
+"""First and longest rest of a rank with a role, while nothing happens."""
+FOLLOWER_REST_S = 0.1
+"""A rank without a role waits for one message, the last."""
+
+
+class Machine(Protocol):
+    def handle(self, event: Any, now: float) -> list[Action]: ...
+
+
+class Listener(Protocol):
+    """The person watching, or nobody."""
+
+    def say(self, text: str) -> None: ...
+
+    def tick(self) -> None: ...
+
+
+class Loop:
+    """Drives the roles of one rank until rank 0 says it is over."""
+
+    def __init__(
+        self,
+        world: World,
+        inbox: Inbox,
+        launcher: Launcher | None,
+        queue_door: QueueDoor | None,
+        file_door: FileDoor | None,
+        listener: Listener,
+    ) -> None:
+        self._world = world
+        self._inbox = inbox
+        self._launcher = launcher
+        self._queue_door = queue_door
+        self._file_door = file_door
+        self._listener = listener
+        self._roles: dict[Role, Machine] = {}
+        self._events: deque[tuple[Role, Any]] = deque()
+        self._signals: deque[int] = deque()
+        self._held = False
+        self._over = False
+        self._rest = REST_S[0]
+        self._tick_at = 0.0
+        self.finished: Finished | None = None
+        """On rank 0, after the run: how it ended."""
+        self._selector = selectors.DefaultSelector()
+        self._selector.register(inbox.fileno(), selectors.EVENT_READ)
+        if launcher is not None:
+            self._selector.register(launcher.fileno(), selectors.EVENT_READ)
+        for number in STOP_SIGNALS:
+            signal.signal(number, self._on_signal)
+        signal.set_wakeup_fd(inbox.wakeup_fd, warn_on_full_buffer=False)
+
+    def carry(self, role: Role, machine: Machine) -> None:
+        self._roles[role] = machine
+
+    def perform(self, actions: list[Action]) -> None:
+        for action in actions:
+            self._perform(action)
+
+    def run(self) -> None:
+        """Until the run is over."""
+        while not self._over:
+            self._gather()
+            now = time.time()
+            busy = bool(self._events)
+            while self._events:
+                role, event = self._events.popleft()
+                self.perform(self._roles[role].handle(event, now))
+            if now >= self._tick_at:
+                self._tick_at = now + TICK_S
+                for machine in self._roles.values():
+                    self.perform(machine.handle(Tick(), now))
+                self._listener.tick()
+            if busy:
+                self._rest = REST_S[0]
+            elif not self._events:
+                self._sleep()
+
+    def _gather(self) -> None:
+        for message in self._world.poll():
+            self._deliver(message)
+        self._events.extend(self._inbox.take())
+        while self._signals:
+            self._perform(Send(DISPATCHER, StopAsked(self._signals.popleft(), self._world.rank)))
+        if self._launcher is not None and not self._held:
+            for said in self._launcher.poll():
+                self._events.append((Role.LEADER, said))
+            if not self._launcher.alive:
+                self._selector.unregister(self._launcher.fileno())
+                self._launcher = None
+                self._events.append((Role.LEADER, LauncherGone("see the messages above")))
+
+    def _deliver(self, message: Message) -> None:
+        if isinstance(message, Exit):
+            self._over = True
+        else:
+            assert message.TO in self._roles, f"rank {self._world.rank} has no {message.TO} for {message}"
+            self._events.append((message.TO, message))
+
+    def _sleep(self) -> None:
+        longest = REST_S[1] if self._roles else FOLLOWER_REST_S
+        rest = REST_S[0] * 4 if self._world.sending else self._rest
+        self._rest = min(2 * self._rest, longest)
+        self._selector.select(rest)
+
+    def _on_signal(self, number: int, _frame: FrameType | None) -> None:
+        self._signals.append(number)
+
+    def _perform(self, action: Action) -> None:
+        match action:
+            case Send(to, message):
+                if to == self._world.rank:
+                    self._deliver(message)
+                else:
+                    self._world.send(to, message)
+            case ToLauncher(message):
+                if self._launcher is not None:
+                    self._launcher.send(message)
+            case HoldLauncher(hold):
+                self._hold(hold)
+            case AskLease() | AskRecord() | AskName() | AskExpire() | AskClose():
+                assert self._queue_door is not None
+                self._queue_door.ask(action)
+            case OpenRunFile() | Append() | CloseRunFile():
+                assert self._file_door is not None
+                self._file_door.ask(action)
+            case Say(text):
+                self._listener.say(text)
+            case Finished():
+                self.finished = action
+                self._over = True
+
+    def _hold(self, hold: bool) -> None:
+        """Stop or go on listening to the launcher."""
+        self._held = hold
+        if self._launcher is None:
+            return
+        if hold:
+            self._selector.unregister(self._launcher.fileno())
+        else:
+            self._selector.register(self._launcher.fileno(), selectors.EVENT_READ)
+
+    def release(self) -> None:
+        """Give back what the process lent: signals, descriptors."""
+        signal.set_wakeup_fd(-1)
+        self._selector.close()
+        os.close(self._inbox.fileno())

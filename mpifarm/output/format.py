@@ -1,0 +1,142 @@
+"""The layout of a run file, and how one is born.
+
+    bytes     u1, chunks of 64 KiB, gzip filter: the output of all attempts, in the order it arrived
+    extents   which attempt and stream the bytes [position, position + length) of `bytes` belong to
+    attempts  one row per ended attempt; its extents are among rows [extent_lo, extent_hi) of `extents`
+    nodes     by node number          events   (time, text): what a person should know of the run
+
+All datasets exist before SWMR starts (none can be added later), so a million tasks cost two tables and not a million
+objects. A row or a chunk is in the file before anything that points at it. The two tables have no filter and the
+file no chunk cache (`rdcc_nbytes=0`): HDF5 then writes just the new rows in place, where a cache would write whole
+chunks again at every flush (measured with 25 rows per flush: 1.1 bytes written per byte of content instead of 10).
+The low version bound is v110, the first with SWMR, so that tools older than our own library read the file.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+from collections.abc import Mapping, Sequence
+from contextlib import suppress
+from datetime import datetime, timezone
+from errno import EACCES, EAGAIN, EDQUOT, EEXIST, EFBIG, EIO, EISDIR, ENOENT, ENOLCK, ENOSPC, ENOTDIR, EPERM, EROFS
+from pathlib import Path
+from typing import Any
+
+import h5py
+import numpy as np
+
+from mpifarm.core.model import Limits
+from mpifarm.core.row import EXTENT_FIELDS, FIELDS
+from mpifarm.errors import OutputError
+
+FORMAT_VERSION = 1
+VERSION_ATTRIBUTE = "mpifarm_run_file"
+BYTES, EXTENTS, ATTEMPTS, NODES, EVENTS = "bytes", "extents", "attempts", "nodes", "events"
+
+ROW_TYPE = np.dtype([(name, "<" + code) for name, code in FIELDS])
+EXTENT_TYPE = np.dtype([(name, "<" + code) for name, code in EXTENT_FIELDS])
+NODE_TYPE = np.dtype([("name", "S64"), ("ranks", "<u4"), ("slots", "<u4")])
+EVENT_TYPE = np.dtype([("time", "<f8"), ("text", "S240")])
+
+CHUNK_BYTES = Limits().chunk_bytes
+ATTEMPTS_CHUNK_ROWS = 512
+EXTENTS_CHUNK_ROWS = 2048
+EVENTS_CHUNK_ROWS = 64
+
+HOW_TO_READ = (
+    'with h5py: f = h5py.File(path, "r", swmr=True); row = f["attempts"][i]; '
+    'e = f["extents"][row["extent_lo"]:row["extent_hi"]]; keep those e with lease, task and attempt of row and '
+    'stream 1 (stdout) or 2 (stderr); join f["bytes"][position:position + length] of them in order'
+)
+
+FAILURES = (OSError, RuntimeError, ValueError, KeyError)
+"""What h5py raises when HDF5 or the system under it fails; which of them is not predictable."""
+
+NOT_HDF5 = "it is not an HDF5 file, or it is truncated"
+_LOCK_ADVICE = (
+    "the file is locked, or its file system cannot lock. If no other program writes it, set "
+    "HDF5_USE_FILE_LOCKING=FALSE in the environment and start again"
+)
+_FULL = "no space is left for it (file system or quota full, or a file size limit reached): make room"
+_ADVICE = {
+    EEXIST: "it exists already, and run files are never overwritten: move it away or choose another path",
+    ENOENT: "no such file or directory",
+    ENOTDIR: "a part of the path is not a directory",
+    EISDIR: "it is a directory",
+    EACCES: "permission denied: choose a directory that you may write to, or ask its owner",
+    EPERM: "permission denied: choose a directory that you may write to, or ask its owner",
+    EROFS: "the file system is read-only here: choose another directory",
+    EAGAIN: _LOCK_ADVICE,
+    ENOLCK: _LOCK_ADVICE,
+    ENOSPC: _FULL,
+    EDQUOT: _FULL,
+    EFBIG: _FULL,
+    EIO: "the file system reports an input/output error: ask those who run it",
+}
+
+
+def explain(path: str | Path, action: str, error: BaseException) -> OutputError:
+    """`error` of h5py or the system as a sentence: what could not be done to which file, why, and what to do."""
+    text = str(error)
+    told = re.search(r"errno = (\d+)", text)  # HDF5 says it in its message even where h5py drops it
+    number = getattr(error, "errno", None) or (int(told[1]) if told else 0)
+    if "unable to lock file" in text:
+        why = _LOCK_ADVICE
+    elif number in _ADVICE:
+        why = _ADVICE[number]
+    elif "truncated file" in text or "signature not found" in text:
+        why = NOT_HDF5
+    else:
+        why = " ".join(text.split())
+    return OutputError(f"cannot {action} run file {path}: {why}")
+
+
+def create(path: str | Path, attributes: Mapping[str, str], nodes: Sequence[tuple[str, int, int]]) -> h5py.File:
+    """A new run file, complete and in SWMR mode, durable under its name. Raises OutputError; never overwrites."""
+    try:
+        file = h5py.File(path, "x", libver=("v110", "latest"), rdcc_nbytes=0)
+    except FAILURES as error:
+        raise explain(path, "create", error) from error
+    try:
+        _fill(file, attributes, nodes)
+        file.swmr_mode = True
+        file.flush()
+        os.fsync(file.id.get_vfd_handle())
+        _sync_directory(Path(path).resolve().parent)
+    except FAILURES as error:
+        with suppress(*FAILURES):
+            file.close()
+        Path(path).unlink()
+        raise explain(path, "create", error) from error
+    return file
+
+
+def _fill(file: h5py.File, attributes: Mapping[str, str], nodes: Sequence[tuple[str, int, int]]) -> None:
+    file.attrs.update(attributes)
+    file.attrs[VERSION_ATTRIBUTE] = FORMAT_VERSION
+    file.attrs["created"] = datetime.now(timezone.utc).isoformat(timespec="seconds")
+    file.attrs["how_to_read"] = HOW_TO_READ
+    # The level is a label: chunks arrive deflated. No fill: nothing reads what was not written.
+    growing: dict[str, Any] = {"shape": (0,), "maxshape": (None,), "fill_time": "never"}
+    gzip: dict[str, Any] = {"compression": "gzip", "compression_opts": 1}
+    file.create_dataset(BYTES, dtype="u1", chunks=(CHUNK_BYTES,), **gzip, **growing)
+    file.create_dataset(EXTENTS, dtype=EXTENT_TYPE, chunks=(EXTENTS_CHUNK_ROWS,), **growing)
+    file.create_dataset(ATTEMPTS, dtype=ROW_TYPE, chunks=(ATTEMPTS_CHUNK_ROWS,), **growing)
+    file.create_dataset(EVENTS, dtype=EVENT_TYPE, chunks=(EVENTS_CHUNK_ROWS,), **growing)
+    known = [(clip(name, NODE_TYPE["name"]), ranks, slots) for name, ranks, slots in nodes]
+    file.create_dataset(NODES, data=np.array(known, NODE_TYPE))
+
+
+def clip(text: str, field: np.dtype[Any]) -> bytes:
+    """`text` in UTF-8, cut to the width of `field` between two characters."""
+    return text.encode("utf-8", "replace")[: field.itemsize].decode("utf-8", "ignore").encode()
+
+
+def _sync_directory(directory: Path) -> None:
+    """Without this a crash of the machine can lose the name of a file whose content is safe."""
+    descriptor = os.open(directory, os.O_RDONLY | os.O_DIRECTORY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)

@@ -1,0 +1,225 @@
+"""Reads run files: finished ones, ones being written, and those of writers that were killed.
+
+Anyone can read them without mpifarm. The stdout of task 17 of job 1, in five lines and an import:
+
+    import h5py
+    f = h5py.File("run-1.h5", "r", swmr=True)
+    a = [a for a in f["attempts"][:] if a["job"] == 1 and a["task"] == 17][-1]
+    e = f["extents"][a["extent_lo"] : a["extent_hi"]]
+    e = e[(e["lease"] == a["lease"]) & (e["task"] == 17) & (e["attempt"] == a["attempt"]) & (e["stream"] == 1)]
+    print(b"".join(f["bytes"][p : p + n].tobytes() for p, n in zip(e["position"], e["length"])).decode())
+
+What this module adds is speed, checks (length and CRC-32 of every stream), and following a run that goes on. A reader
+sees the file as of its opening or its last `refresh`.
+"""
+
+from __future__ import annotations
+
+import zlib
+from collections import OrderedDict
+from collections.abc import Iterator
+from pathlib import Path
+from types import TracebackType
+from typing import Any
+
+import h5py
+import numpy as np
+
+from mpifarm.core.row import STDERR, STDOUT, AttemptRow
+from mpifarm.errors import OutputError
+from mpifarm.output.format import (
+    ATTEMPTS,
+    BYTES,
+    EVENTS,
+    EXTENTS,
+    FAILURES,
+    FORMAT_VERSION,
+    NODES,
+    NOT_HDF5,
+    VERSION_ATTRIBUTE,
+    explain,
+)
+
+Rows = np.ndarray[Any, Any]
+
+BLOCK_ROWS = 16_384
+"""Extents looked at in one go: 432 KiB."""
+CHUNKS_KEPT = 16
+STREAM_NAMES = {STDOUT: "stdout", STDERR: "stderr"}
+
+
+def open_run(path: str | Path) -> RunFile:
+    """Open a run file for reading. Raises OutputError: missing, no run file, of a newer format, locked, truncated."""
+    try:
+        file = h5py.File(path, "r", swmr=_unfinished(path), rdcc_nbytes=0)
+    except FAILURES as error:
+        raise explain(path, "open", error) from error
+    try:
+        version = file.attrs.get(VERSION_ATTRIBUTE)
+        if version is None:
+            raise OutputError(f"cannot open run file {path}: it is HDF5, but no run of mpifarm wrote it")
+        if version > FORMAT_VERSION:
+            raise OutputError(
+                f"cannot open run file {path}: it has format {version} and this mpifarm reads up to format "
+                f"{FORMAT_VERSION}: use the mpifarm that wrote it, or a newer one"
+            )
+        return RunFile(Path(path), file)
+    except FAILURES as error:
+        file.close()
+        raise explain(path, "open", error) from error
+    except OutputError:
+        file.close()
+        raise
+
+
+def _unfinished(path: str | Path) -> bool:
+    """Whether a writer has the file open, or died with it: then it must be read as SWMR, and else better not.
+
+    A SWMR reader takes metadata that make no sense for half written and waits for the rest, for ever when a file is
+    truncated. So truncation is looked for here, in the superblock (versions 2 and 3: flags at byte 11, end at 28).
+    """
+    with open(path, "rb") as file:
+        head = file.read(36)
+        length = file.seek(0, 2)
+    if len(head) < 36 or not head.startswith(b"\x89HDF\r\n\x1a\n") or head[8] not in (2, 3):
+        return False  # HDF5 says what is wrong with it
+    if length < int.from_bytes(head[28:36], "little"):
+        raise OutputError(f"cannot open run file {path}: {NOT_HDF5}")
+    return head[11] != 0
+
+
+class RunFile:
+    """An open run file. Row numbers are those of `attempts`, as the queue's outcomes name them."""
+
+    def __init__(self, path: Path, file: h5py.File) -> None:
+        self.path = path
+        self.attributes = {name: str(value) for name, value in file.attrs.items()}
+        """What the run wrote about itself, and the file about its format."""
+        self.nodes = [(name.decode(), int(ranks), int(slots)) for name, ranks, slots in file[NODES][:]]
+        """(name, ranks, slots) by node number."""
+        self._file = file
+        self._attempts, self._extents, self._bytes = file[ATTEMPTS], file[EXTENTS], file[BYTES]  # as in refresh
+        self._chunk_bytes: int = self._bytes.chunks[0]
+        self._kept: OrderedDict[int, bytes] = OrderedDict()
+        self._count()
+
+    def __enter__(self) -> RunFile:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+    def close(self) -> None:
+        self._file.close()
+
+    def refresh(self) -> None:
+        """See what was written since."""
+        try:
+            for table in (self._attempts, self._extents, self._bytes):  # what points first, then what it points at
+                table.refresh()
+            self._count()
+        except FAILURES as error:
+            raise explain(self.path, "read", error) from error
+
+    def attempts(self, lo: int, hi: int) -> Rows:
+        """Rows [lo, hi) as a structured array (fields of `mpifarm.core.row.FIELDS`); ask for blocks, not for all."""
+        return self._read(self._attempts, lo, min(hi, self.rows))
+
+    def attempt(self, row: int) -> AttemptRow:
+        """One row; refreshes once when the file has not that many."""
+        if row >= self.rows:
+            self.refresh()
+        if not 0 <= row < self.rows:
+            raise OutputError(f"run file {self.path} has no attempt row {row}: it has {self.rows} rows")
+        return AttemptRow._make(self._read(self._attempts, row, row + 1)[0].item())
+
+    def output(self, row: int, stream: int) -> Iterator[bytes]:
+        """All bytes of a stream of the attempt in `row`, in order. Raises OutputError at the end when they differ
+        in length or CRC-32 from what the attempt wrote."""
+        attempt = self.attempt(row)
+        key = (attempt.lease, attempt.task, attempt.attempt)
+        size = checksum = 0
+        for piece in self._pieces(key, stream, attempt.extent_lo, attempt.extent_hi):
+            size += len(piece)
+            checksum = zlib.crc32(piece, checksum)
+            yield piece
+        if stream == STDOUT:
+            promised = (attempt.stdout_bytes, attempt.stdout_crc32)
+        else:
+            promised = (attempt.stderr_bytes, attempt.stderr_crc32)
+        if (size, checksum) != promised:
+            raise OutputError(
+                f"run file {self.path} is damaged: {STREAM_NAMES[stream]} of job {attempt.job} task {attempt.task} "
+                f"has {size} bytes with CRC-32 {checksum:08x}; the task wrote {promised[0]} with {promised[1]:08x}"
+            )
+
+    def running_output(self, lease: int, task: int, attempt: int, stream: int, start: int = 0) -> Iterator[bytes]:
+        """What an attempt without a row wrote so far, from row `start` of `extents` on.
+
+        To follow it: note `extents`, read, `refresh`, and go on with the noted number as `start`.
+        """
+        yield from self._pieces((lease, task, attempt), stream, start, self.extents)
+
+    def events(self) -> list[tuple[float, str]]:
+        """(Unix seconds, text) in the order they were written."""
+        events = self._file[EVENTS]
+        return [(float(time), text.decode()) for time, text in self._read(events, 0, len(events)) if time]
+
+    def _count(self) -> None:
+        self.rows = self._written(self._attempts)
+        """Rows of `attempts` as of the last `refresh`."""
+        self.extents = self._written(self._extents)
+
+    def _written(self, table: Any) -> int:
+        """Rows up to the last that holds something: a writer that ran out of space may leave blank ones behind."""
+        hi = len(table)
+        while hi:
+            lo = max(0, hi - 1024)
+            used = np.flatnonzero(table[lo:hi]["lease"])
+            if used.size:
+                return lo + int(used[-1]) + 1
+            hi = lo
+        return 0
+
+    def _read(self, table: Any, lo: int, hi: int) -> Rows:
+        try:
+            rows: Rows = table[lo : max(lo, hi)]
+        except FAILURES as error:
+            raise explain(self.path, "read", error) from error
+        return rows
+
+    def _pieces(self, key: tuple[int, int, int], stream: int, lo: int, hi: int) -> Iterator[bytes]:
+        lease, task, attempt = key
+        for start in range(lo, hi, BLOCK_ROWS):
+            block = self._read(self._extents, start, min(hi, start + BLOCK_ROWS))
+            mine = (block["lease"] == lease) & (block["task"] == task)
+            mine &= (block["attempt"] == attempt) & (block["stream"] == stream)
+            for extent in block[mine]:
+                yield from self._slices(int(extent["position"]), int(extent["length"]))
+
+    def _slices(self, position: int, length: int) -> Iterator[bytes]:
+        end = position + length
+        while position < end:
+            number, offset = divmod(position, self._chunk_bytes)
+            piece = self._chunk(number)[offset : offset + end - position]
+            yield piece
+            position += len(piece)
+
+    def _chunk(self, number: int) -> bytes:
+        """One whole chunk of `bytes`. Inflated here: the chunk cache of HDF5 would be off for the tables' sake."""
+        chunk = self._kept.get(number)
+        if chunk is not None:
+            return chunk
+        try:
+            mask, stored = self._bytes.id.read_direct_chunk((number * self._chunk_bytes,))
+            chunk = bytes(stored) if mask & 1 else zlib.decompress(stored)
+        except (*FAILURES, zlib.error) as error:
+            raise explain(self.path, "read", error) from error
+        if len(chunk) != self._chunk_bytes:
+            raise OutputError(f"run file {self.path} is damaged: chunk {number} holds {len(chunk)} bytes")
+        self._kept[number] = chunk
+        if len(self._kept) > CHUNKS_KEPT:
+            self._kept.popitem(last=False)
+        return chunk

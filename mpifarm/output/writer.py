@@ -1,0 +1,198 @@
+"""The one writer of a run file. Whatever fails, what was appended before stays readable, and the writer can go on.
+
+What HDF5 does when a disk fills up was found by making 586 writes fail at every place where one can (see the tests):
+* A failed write leaves the chunk's address in the dataset's memory but not in its index. Written again, the chunk is
+  on disk and nobody finds it: silent loss. Closing and reopening the dataset forgets the address, so that is what the
+  next append does; no position is used up by an append that failed.
+* A failed flush can simply be repeated.
+* A failed fsync cannot: the kernel may have dropped the pages and calls the next one a success. Then the file is
+  `broken`: what was synced before stands, nothing more is accepted.
+To let this happen rarely, an append first looks whether the file system has room. Quotas do not show there.
+Errors leave this module outside of `except`, for a traceback would keep the failed dataset open.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import h5py
+import numpy as np
+
+from mpifarm.core.messages import Output
+from mpifarm.errors import OutputError
+from mpifarm.output.format import (
+    ATTEMPTS,
+    BYTES,
+    CHUNK_BYTES,
+    EVENT_TYPE,
+    EVENTS,
+    EXTENT_TYPE,
+    EXTENTS,
+    FAILURES,
+    ROW_TYPE,
+    clip,
+    create,
+    explain,
+)
+
+RESERVE_BYTES = 1 << 20
+"""Stays free for the file's index, so that what was appended can still be flushed and closed."""
+
+ROOM_CHECK_BYTES = 64 << 20
+"""At least this often the free space is looked up: not at each append, for on NFS it is a round trip."""
+
+
+class Appended(NamedTuple):
+    """Where an Output went: its first row in `attempts`, and its packed rows with absolute extent numbers."""
+
+    first_row: int
+    rows: bytes
+
+
+class Writer:
+    """Creates the run file and appends to it. All methods raise OutputError; use it from one thread."""
+
+    def __init__(self, path: str | Path, attributes: Mapping[str, str], nodes: Sequence[tuple[str, int, int]]) -> None:
+        self.path = Path(path)
+        self.broken = ""
+        """Why nothing more can be written for good; empty while a failed call may be tried again."""
+        self._file = create(path, attributes, nodes)
+        self._descriptor: int = self._file.id.get_vfd_handle()
+        self._datasets: dict[str, Any] = {}
+        # Given to each write: h5py would build the type of 24 fields anew, a third of the cost of a small append.
+        self._types = {name: self._file[name].id.get_type() for name in (EXTENTS, ATTEMPTS, EVENTS)}
+        self._counts = {BYTES: 0, EXTENTS: 0, ATTEMPTS: 0, EVENTS: 0}
+        self._room = 0
+
+    @property
+    def extents(self) -> int:
+        """Rows in `extents`."""
+        return self._counts[EXTENTS]
+
+    @property
+    def rows(self) -> int:
+        """Rows in `attempts`."""
+        return self._counts[ATTEMPTS]
+
+    def append(self, output: Output) -> Appended:
+        """Append a message, its log as events too. It is durable after `sync`. Failed: try again, same or another."""
+        self._need_room(output.size)
+        first_extent, first_row = self.extents, self.rows
+        extents = np.frombuffer(output.extents, EXTENT_TYPE).copy()
+        extents["position"] += self._counts[BYTES]
+        rows = np.frombuffer(output.rows, ROW_TYPE).copy()
+        lo = rows["extent_lo"]
+        rows["extent_lo"] = np.where(lo < 0, ~lo, lo + first_extent)  # ~lo == -(lo + 1)
+        rows["extent_hi"] += first_extent
+
+        def write() -> None:  # what is pointed at goes first
+            self._write_chunks(output.chunks)
+            self._write_rows(EXTENTS, extents)
+            self._write_rows(ATTEMPTS, rows)
+            self._write_rows(EVENTS, _events(output.log))
+
+        self._perform("append to", write)
+        self._counts[BYTES] += len(output.chunks) * CHUNK_BYTES
+        self._counts[EXTENTS] += len(extents)
+        self._counts[ATTEMPTS] += len(rows)
+        self._counts[EVENTS] += len(output.log)
+        return Appended(first_row, rows.tobytes())
+
+    def events(self, events: Sequence[tuple[float, str]]) -> None:
+        """Append (Unix seconds, text) events; a text is cut to 240 bytes."""
+        self._need_room(len(events) * EVENT_TYPE.itemsize)
+        self._perform("append to", lambda: self._write_rows(EVENTS, _events(events)))
+        self._counts[EVENTS] += len(events)
+
+    def sync(self) -> None:
+        """Everything appended so far survives a crash of this process and of the machine."""
+        self._perform("flush", self._flush)
+        try:
+            os.fsync(self._descriptor)
+        except OSError as error:
+            self.broken = str(explain(self.path, "sync", error))
+        self._refuse_broken()
+
+    def close(self) -> None:
+        """Close the file and mark it finished. On error all that was synced is in the file and readable."""
+        if not self._file:
+            return
+        self._datasets.clear()
+        failure: OutputError | None = None
+        try:
+            self._file.close()
+        except FAILURES as error:
+            failure = explain(self.path, "close", error)
+        if failure is not None:
+            with suppress(*FAILURES):
+                self._file.close()  # the first one failed to flush; this one lets go of the file
+            raise failure
+
+    def _perform(self, action: str, write: Callable[[], None]) -> None:
+        self._refuse_broken()
+        failure: OutputError | None = None
+        try:
+            write()
+        except FAILURES as error:
+            failure = explain(self.path, action, error)
+        if failure is not None:
+            self._datasets.clear()
+            raise failure
+
+    def _refuse_broken(self) -> None:
+        if self.broken:
+            raise OutputError(f"{self.broken}. What was synced before is safe; the rest must run again")
+
+    def _dataset(self, name: str) -> Any:
+        dataset = self._datasets.get(name)
+        if dataset is None:
+            dataset = self._datasets[name] = h5py.h5d.open(self._file.id, name.encode())
+        return dataset
+
+    def _write_chunks(self, chunks: Sequence[tuple[bool, bytes]]) -> None:
+        if not chunks:
+            return
+        pool, position = self._dataset(BYTES), self._counts[BYTES]
+        pool.set_extent((position + len(chunks) * CHUNK_BYTES,))
+        for deflated, content in chunks:
+            assert deflated or len(content) == CHUNK_BYTES, "a raw chunk must be whole"
+            pool.write_direct_chunk((position,), content, 0 if deflated else 1)  # 1: without filter 0
+            position += CHUNK_BYTES
+
+    def _write_rows(self, name: str, rows: np.ndarray[Any, Any]) -> None:
+        if not len(rows):
+            return
+        table, first = self._dataset(name), self._counts[name]
+        table.set_extent((first + len(rows),))
+        space = table.get_space()
+        space.select_hyperslab((first,), (len(rows),))
+        table.write(h5py.h5s.create_simple((len(rows),)), space, rows, self._types[name])
+
+    def _flush(self) -> None:
+        for name in (BYTES, EXTENTS, ATTEMPTS):  # in this order, so that a reader finds what it is pointed at
+            self._dataset(name).flush()
+        # A reader takes a file shorter than its superblock says for truncated, so the length goes first.
+        os.ftruncate(self._descriptor, self._file.id.get_filesize())
+        self._file.flush()
+
+    def _need_room(self, size: int) -> None:
+        """Refuse before HDF5 is touched when the file system would be full after `size` bytes more."""
+        self._refuse_broken()
+        if self._room < size:
+            space = os.fstatvfs(self._descriptor)
+            free = space.f_bavail * space.f_frsize - RESERVE_BYTES
+            if space.f_blocks and free < size:  # some virtual file systems count no blocks at all
+                raise OutputError(
+                    f"cannot append to run file {self.path}: its file system is full "
+                    f"({max(0, free + RESERVE_BYTES) >> 10} KiB left): make room"
+                )
+            self._room = max(size, min(free // 8, ROOM_CHECK_BYTES))
+        self._room -= size
+
+
+def _events(events: Sequence[tuple[float, str]]) -> np.ndarray[Any, Any]:
+    return np.array([(time, clip(text, EVENT_TYPE["text"])) for time, text in events], EVENT_TYPE)

@@ -1,0 +1,80 @@
+"""Runs other programs to their end (initdb, pg_ctl and the like). The only importer of subprocess; tasks are not started
+here but by the launcher."""
+
+from __future__ import annotations
+
+import os
+import pwd
+import subprocess
+import tempfile
+from collections.abc import Mapping, Sequence
+from contextlib import suppress
+from typing import IO
+
+from mpifarm.errors import SiteError
+
+_LINES_SHOWN = 8
+
+
+def run_program(
+    argv: Sequence[str],
+    *,
+    timeout_s: float,
+    user: str | None = None,
+    env: Mapping[str, str] | None = None,
+    cwd: str | None = None,
+) -> bytes:
+    """Run a program in a session of its own (Ctrl-C does not reach it) and return what it wrote to stdout.
+
+    `user`: who it runs as, which only root may say. Raises SiteError with the last lines of its stderr.
+    """
+    # Files and not pipes: a daemon that the program leaves behind would hold a pipe open, and we would wait for it.
+    with tempfile.TemporaryFile() as stdout, tempfile.TemporaryFile() as stderr:
+        try:
+            process = subprocess.Popen(
+                argv,
+                stdin=subprocess.DEVNULL,
+                stdout=stdout,
+                stderr=stderr,
+                env=env,
+                cwd=cwd,
+                user=user,
+                group=_group_of(user),
+                extra_groups=None if user is None else [],
+                start_new_session=True,
+            )
+        except OSError as error:
+            raise SiteError(f"cannot start {argv[0]}: {error.strerror or error}") from None
+        try:
+            code = process.wait(timeout_s)
+        except subprocess.TimeoutExpired:
+            _kill(process)
+            raise SiteError(f"{argv[0]} did not end within {timeout_s:g} s{_tail(stderr, stdout)}") from None
+        except BaseException:
+            _kill(process)
+            raise
+        if code != 0:
+            how = f"failed with exit code {code}" if code > 0 else f"was killed by signal {-code}"
+            raise SiteError(f"{argv[0]} {how}{_tail(stderr, stdout)}")
+        stdout.seek(0)
+        return stdout.read()
+
+
+def _group_of(user: str | None) -> int | None:
+    return None if user is None else pwd.getpwnam(user).pw_gid
+
+
+def _kill(process: subprocess.Popen[bytes]) -> None:
+    with suppress(ProcessLookupError):
+        os.killpg(process.pid, 9)
+    process.wait()
+
+
+def _tail(*streams: IO[bytes]) -> str:
+    """The last lines of the first stream that holds any."""
+    for stream in streams:
+        stream.seek(0)
+        lines = stream.read().decode(errors="backslashreplace").splitlines()[-_LINES_SHOWN:]
+        if lines:
+            return ":\n" + "\n".join(f"  {line}" for line in lines)
+    return ""

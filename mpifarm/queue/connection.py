@@ -1,0 +1,135 @@
+"""One connection to the queue's database: opened when needed, verified, its errors in words for users.
+
+Only `queue.postgres` and `queue.client` import this module, which imports psycopg.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
+from typing import Any
+
+from mpifarm.errors import QueueError, QueueUnreachable, SiteError, UsageError
+from mpifarm.queue.dsn import Dsn
+
+try:
+    import psycopg
+    from psycopg import conninfo
+except ImportError as error:  # psycopg is there but finds no libpq
+    raise SiteError(
+        f"psycopg cannot be used: {str(error).splitlines()[0]}\n"
+        "  load the site's PostgreSQL module, or: pip install 'psycopg[binary]'"
+    ) from None
+
+from mpifarm.queue import arrays, embedded, schema
+
+Connection = psycopg.Connection[tuple[Any, ...]]
+
+_DEFAULTS = {
+    "application_name": "mpifarm",
+    "connect_timeout": "10",
+    # A database host that vanished must be noticed well before a lease runs out.
+    "keepalives_idle": "10",
+    "keepalives_interval": "5",
+    "keepalives_count": "4",
+    "tcp_user_timeout": "30000",
+}
+
+OLDEST = 130000
+
+_TEMPORARY = ("08", "40", "53", "57", "58")
+"""Classes of SQLSTATE that say "not now": connection, rollback, resources, operator, system."""
+
+CAUSES = """\
+  the usual causes: the name or port is wrong or the server is down (try: psql "DSN"); the server or a firewall
+  does not let this host in (pg_hba.conf; compute nodes often reach less than login nodes); the user, password
+  (~/.pgpass) or database is wrong"""
+
+
+class Database:
+    """Holds the connection, and the embedded server while it is used. Opened again by itself when it broke."""
+
+    def __init__(self, dsn: Dsn) -> None:
+        """Raises QueueUnreachable, SchemaError, SiteError."""
+        self._dsn = dsn
+        self._stack = ExitStack()
+        self._connection: Connection | None = None
+        self._text = self._stack.enter_context(embedded.server()) if dsn.embedded else dsn.text
+        try:
+            self._options = self._read_options()
+            with self.using():
+                pass
+        except BaseException:
+            self.close()
+            raise
+
+    def close(self) -> None:
+        if self._connection is not None:
+            self._connection.close()
+            self._connection = None
+        self._stack.close()
+
+    @contextmanager
+    def using(self) -> Iterator[Connection]:
+        """The connection, in autocommit. Inside, the database's errors become QueueUnreachable or QueueError."""
+        try:
+            if self._connection is None:
+                self._connection = self._open()
+            yield self._connection
+        except psycopg.Error as error:
+            raise self._translated(error) from error
+        finally:
+            if self._connection is not None and self._connection.closed:
+                self._connection = None
+
+    def _read_options(self) -> dict[str, Any]:
+        try:
+            given = conninfo.conninfo_to_dict(self._text)
+        except psycopg.ProgrammingError:
+            # libpq's message quotes the piece it stumbled over, which may be the password.
+            raise UsageError(
+                f"the DSN from {self._dsn.source} is not one that libpq understands; it looks like"
+                " host=db.site.org dbname=farm user=me or postgresql://me@db.site.org/farm"
+            ) from None
+        return {**_DEFAULTS, **given}
+
+    def _open(self) -> Connection:
+        try:
+            connection = psycopg.connect(**self._options, autocommit=True)
+        except psycopg.OperationalError as error:
+            raise QueueUnreachable(self._unreachable(error)) from None
+        try:
+            if connection.info.server_version < OLDEST:
+                raise QueueError(f"the queue needs PostgreSQL 13 or newer, this is {connection.info.server_version}")
+            # Compiling a plan costs more than any statement here takes; a generic one is what they were written for.
+            connection.execute("SET jit = off")
+            schema.verify(connection)
+            arrays.register(connection)
+        except BaseException:
+            connection.close()
+            raise
+        return connection
+
+    def _unreachable(self, error: Exception) -> str:
+        wanted = self._options
+        host = wanted.get("host") or wanted.get("hostaddr") or os.environ.get("PGHOST") or "the local socket"
+        port = wanted.get("port") or os.environ.get("PGPORT") or "5432"
+        sslmode = wanted.get("sslmode") or os.environ.get("PGSSLMODE") or "prefer"
+        reasons = " ".join(str(error).split())
+        return (
+            f"no connection to the queue at {host}, port {port}, sslmode {sslmode} (DSN from {self._dsn.source}):"
+            f" {reasons}\n{CAUSES}"
+        )
+
+    def _translated(self, error: psycopg.Error) -> QueueError:
+        broken = self._connection is None or self._connection.closed
+        reason = error.diag.message_primary or " ".join(str(error).split()) or type(error).__name__
+        if broken or (error.sqlstate or "").startswith(_TEMPORARY):
+            return QueueUnreachable(f"the database does not answer now: {reason}")
+        if error.sqlstate == "42501":
+            return QueueError(
+                f"the database refuses: {reason}\n  the first user of a database needs: GRANT CREATE ON DATABASE ..."
+                " TO ...; further users: GRANT ALL on the schema mpifarm and what is in it"
+            )
+        return QueueError(f"the database refuses: {reason} (SQLSTATE {error.sqlstate})")

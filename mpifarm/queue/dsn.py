@@ -1,0 +1,93 @@
+"""Where the queue is: finds the DSN a user means, and never shows the password in it. Must never import psycopg.
+
+The order: --dsn, MPIFARM_DSN, `.mpifarm.toml` in the working directory or above it, the user's own configuration, and
+without any of these the embedded server of this user (`queue.embedded`).
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import sys
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+from mpifarm.errors import UsageError
+
+if sys.version_info >= (3, 11):
+    import tomllib
+else:
+    import tomli as tomllib
+
+PROJECT_FILE = ".mpifarm.toml"
+
+_URI_PASSWORD = re.compile(r"^([a-z]+://[^:/?#@]*):.*@", re.DOTALL)  # greedy: an unescaped @ belongs to the password
+_WORD_PASSWORD = re.compile(r"((?:ssl)?password\s*=\s*)('(?:\\.|[^'\\])*'?|(?:\\.|[^\s&\\])+)", re.IGNORECASE)
+
+
+@dataclass(frozen=True)
+class Dsn:
+    """A libpq connection string and where it was found. Its text forms hide passwords."""
+
+    text: str
+    """Empty: the embedded server."""
+    source: str
+
+    @property
+    def embedded(self) -> bool:
+        return not self.text
+
+    def __str__(self) -> str:
+        if self.embedded:
+            return "of this machine (embedded server)"
+        shown = _WORD_PASSWORD.sub(r"\1***", _URI_PASSWORD.sub(r"\1:***@", self.text))
+        return f"{shown} ({self.source})"
+
+    def __repr__(self) -> str:
+        return f"Dsn({str(self)!r})"
+
+
+def find_dsn(option: str | None, environ: Mapping[str, str], cwd: Path) -> Dsn:
+    """The queue to use. Raises UsageError when a configuration file cannot be believed."""
+    if option:
+        return Dsn(option, "--dsn")
+    if environ.get("MPIFARM_DSN"):
+        return Dsn(environ["MPIFARM_DSN"], "MPIFARM_DSN")
+    for file in (*_project_files(cwd), user_file(environ)):
+        dsn = _read(file)
+        if dsn:
+            return Dsn(dsn, str(file))
+    return Dsn("", "no DSN given")
+
+
+def user_file(environ: Mapping[str, str]) -> Path:
+    home = environ.get("XDG_CONFIG_HOME") or Path(environ.get("HOME") or Path.home()) / ".config"
+    return Path(home) / "mpifarm" / "config.toml"
+
+
+def _project_files(cwd: Path) -> list[Path]:
+    return [folder / PROJECT_FILE for folder in (cwd, *cwd.parents)]
+
+
+def _read(file: Path) -> str:
+    """The key `dsn` of a file, or "" without file or key."""
+    try:
+        with file.open("rb") as stream:
+            # Whoever says where the queue is says which commands run here: it must be the user, not a neighbour in /tmp.
+            owner = os.fstat(stream.fileno()).st_uid
+            if owner not in (os.geteuid(), 0):
+                raise UsageError(
+                    f"{file} belongs to another user (uid {owner}) and is not believed;"
+                    " name its DSN with MPIFARM_DSN or --dsn, or copy the file"
+                )
+            content = tomllib.load(stream)
+    except (FileNotFoundError, NotADirectoryError, PermissionError):
+        return ""
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError):
+        # The parser's message could quote the line, password and all.
+        raise UsageError(f'{file} is not valid TOML; it needs a line like: dsn = "host=db dbname=farm"') from None
+    dsn = content.get("dsn", "")
+    if not isinstance(dsn, str):
+        raise UsageError(f"{file}: dsn must be a string")
+    return dsn

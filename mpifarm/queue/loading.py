@@ -1,0 +1,103 @@
+"""Loads the tasks of one submit: binary COPY out of buffers packed here, ready ranges beside it.
+
+Part of `queue.client`. Nothing is kept but one buffer and the ranges of the COPY under way, so ten million tasks take no
+more memory than ten thousand, also when every line has another shape.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator
+from struct import Struct
+
+from mpifarm.core.model import JobId, Shape, TaskText
+from mpifarm.errors import UsageError
+from mpifarm.queue.arrays import Float8s, Int4s
+from mpifarm.queue.connection import Connection
+from mpifarm.queue.statements import queries
+
+SQL = queries()
+
+_HEADER = b"PGCOPY\n\xff\r\n\0" + bytes(8)
+_TRAILER = b"\xff\xff"
+_ROW = Struct(">hiiiii")
+"""Four columns: (length, job), (length, number), length of the command."""
+_LENGTH = Struct(">i")
+_NULL = _LENGTH.pack(-1)
+
+_PIECE_TASKS = 8192
+_RANGES_MAX = 20_000
+"""More than this many ranges waiting: the COPY is ended, they are written, and another is begun."""
+TASKS_MAX = 2**31 - 2
+"""In one job."""
+
+
+class Loading:
+    """One job on its way in, inside the caller's transaction."""
+
+    def __init__(self, connection: Connection, job: JobId) -> None:
+        self._connection = connection
+        self._job = job
+        self._ranges: list[tuple[Shape, int, int]] = []
+        self.tasks = 0
+        self.command_bytes = 0
+
+    def load(
+        self, parts: Iterable[tuple[Shape, list[TaskText]]], progress: Callable[[int], None] | None = None
+    ) -> None:
+        """Raises UsageError for a command that cannot be run."""
+        pieces = self._pieces(parts)
+        for piece in pieces:
+            with self._connection.cursor().copy(SQL["copy_tasks"]) as copy:
+                copy.write(_HEADER + piece)
+                while len(self._ranges) <= _RANGES_MAX and (following := next(pieces, None)) is not None:
+                    copy.write(following)
+                    if progress is not None:
+                        progress(self.tasks)
+                copy.write(_TRAILER)
+            self._flush_ranges(keep=1)
+
+    def make_ready(self) -> None:
+        """The last ranges; once the job has its row."""
+        self._flush_ranges(keep=0)
+
+    def _flush_ranges(self, keep: int) -> None:
+        """`keep`: the youngest range may still grow."""
+        ranges = self._ranges[: len(self._ranges) - keep]
+        del self._ranges[: len(ranges)]
+        values = {
+            "job": self._job,
+            "cpus": Int4s([shape.cpus for shape, _, _ in ranges]),
+            "time_limit_s": Float8s([shape.time_limit_s for shape, _, _ in ranges]),
+            "lo": Int4s([lo for _, lo, _ in ranges]),
+            "hi": Int4s([hi for _, _, hi in ranges]),
+        }
+        self._connection.execute(SQL["add_ready"], values)
+
+    def _pieces(self, parts: Iterable[tuple[Shape, list[TaskText]]]) -> Iterator[bytes]:
+        """Rows for COPY, many at once; counts as it goes."""
+        rows: list[bytes] = []
+        for shape, texts in parts:
+            for at in range(0, len(texts), _PIECE_TASKS):
+                self._append(shape, texts[at : at + _PIECE_TASKS], rows)
+                if len(rows) >= 2 * _PIECE_TASKS:
+                    yield b"".join(rows)
+                    rows.clear()
+        if rows:
+            yield b"".join(rows)
+
+    def _append(self, shape: Shape, texts: list[TaskText], rows: list[bytes]) -> None:
+        pack, job, first = _ROW.pack, self._job, self.tasks + 1
+        for no, (command, entry) in enumerate(texts, first):
+            if b"\0" in command:
+                raise UsageError(f"task {no}: its command holds a NUL byte, which no command line can")
+            size = len(command)
+            self.command_bytes += size
+            rows.append(pack(4, 4, job, 4, no, size) + command)
+            rows.append(_NULL if entry is None else _LENGTH.pack(len(entry)) + entry)
+        self.tasks += len(texts)
+        if self.tasks > TASKS_MAX:
+            raise UsageError(f"a job holds {TASKS_MAX:,} tasks at most")
+        if self._ranges and self._ranges[-1][0] == shape:
+            self._ranges[-1] = (shape, self._ranges[-1][1], self.tasks + 1)
+        elif texts:
+            self._ranges.append((shape, first, self.tasks + 1))

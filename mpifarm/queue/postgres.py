@@ -1,0 +1,205 @@
+"""The queue in Postgres, as a run uses it: one connection, one thread, one round trip per verb.
+
+The statements stand in sql/queries.sql. Imports psycopg: only rank 0 may load this module.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from mpifarm.core.model import Block, FailureClass, JobId, JobText, LeaseId, RunId, Shape, TaskText
+from mpifarm.core.row import AttemptRow
+from mpifarm.core.verbs import Batch, Grant, RunInfo
+from mpifarm.errors import QueueError, QueueUnreachable
+from mpifarm.queue.arrays import Byteas, Float4s, Float8s, Int2s, Int4s, Int8s
+from mpifarm.queue.connection import Connection, Database
+from mpifarm.queue.dsn import Dsn
+from mpifarm.queue.liveness import process_started, surely_gone
+from mpifarm.queue.ranges import RANGES_MAX, SILENT_S, Returned, check_batch, merged
+from mpifarm.queue.statements import queries
+
+SQL = queries()
+_LEASE_WAITING = SQL["lease"].replace(b" SKIP LOCKED", b"")
+_LOCK_WAITING = SQL["lock_leases"].replace(b" SKIP LOCKED", b"")
+
+
+class PostgresQueue:
+    """`mpifarm.queue.Queue` in a database."""
+
+    def __init__(self, database: Database) -> None:
+        self._database = database
+        self._last_lease = 0  # the youngest that was answered
+        self._answer_lost = False  # a lease was asked for and no answer came
+
+    @classmethod
+    def connect(cls, dsn: Dsn) -> PostgresQueue:
+        """Raises QueueUnreachable, SchemaError, SiteError."""
+        return cls(Database(dsn))
+
+    def close(self) -> None:
+        self._database.close()
+
+    # --- the run ---------------------------------------------------------------------------------------------
+
+    def open_run(self, run: RunInfo) -> RunId:
+        values = {
+            "host": run.host,
+            "pid": run.pid,
+            "pid_started": process_started(run.pid),
+            "boot": run.boot,
+            "allocation": run.allocation,
+            "command": run.command,
+            "version": run.version,
+            "nodes": run.nodes,
+            "ranks": run.ranks,
+            "slots": run.slots,
+            "node_names": list(run.node_names),
+        }
+        with self._database.using() as connection:
+            return RunId(_number(connection, "open_run", values))
+
+    def name_file(self, run: RunId, path: str) -> None:
+        with self._database.using() as connection:
+            connection.execute(SQL["name_file"], {"run": run, "path": path})
+
+    def renew(self, run: RunId) -> None:
+        with self._database.using() as connection:
+            connection.execute(SQL["renew"], {"run": run}, prepare=True)
+
+    def close_run(self, run: RunId) -> None:
+        with self._database.using() as connection, connection.transaction():
+            connection.execute(SQL["end_run"], {"run": run})
+            _put_back(connection, _LOCK_WAITING, [run])
+            connection.execute(SQL["fold_tally"], {"run": run})
+
+    def expire(self, lease_s: float) -> int:
+        with self._database.using() as connection:
+            holders = connection.execute(SQL["holders"], {"lease_s": lease_s}).fetchall()
+            dead = [run for run, *process, dead in holders if dead or surely_gone(*process)]
+            if not dead:
+                return 0
+            with connection.transaction():
+                return _put_back(connection, SQL["lock_leases"], dead)
+
+    # --- lease -----------------------------------------------------------------------------------------------
+
+    def lease(self, run: RunId, tasks_max: int, bytes_max: int, cpus_max: int) -> Grant:
+        values = {
+            "run": run,
+            "tasks_max": tasks_max,
+            "bytes_max": bytes_max,
+            "cpus_max": cpus_max,
+            "ranges_max": RANGES_MAX,
+            "silent_s": SILENT_S,
+        }
+        try:
+            with self._database.using() as connection:
+                grant = self._lost_grant(connection, run)
+                if not grant.blocks:
+                    grant = self._ask(connection, SQL["lease"], values)
+                if not grant.blocks and grant.ready_left:
+                    # All of it was locked by others. Waiting for a single row cannot make a deadlock.
+                    grant = self._ask(connection, _LEASE_WAITING, {**values, "ranges_max": 1})
+        except QueueUnreachable:
+            self._answer_lost = True
+            raise
+        if grant.blocks:
+            self._last_lease = grant.blocks[-1].lease
+        return grant
+
+    def _lost_grant(self, connection: Connection, run: RunId) -> Grant:
+        """What an answer that never arrived held: nobody else may run it while this run lives."""
+        if not self._answer_lost:
+            return Grant()
+        connection.execute(SQL["await_leases"], {"run": run})
+        grant = self._ask(connection, SQL["leased_since"], {"run": run, "last": self._last_lease})
+        self._answer_lost = False
+        return grant
+
+    def _ask(self, connection: Connection, statement: bytes, values: dict[str, Any]) -> Grant:
+        rows = connection.execute(statement, values, prepare=True, binary=True).fetchall()
+        if rows and not rows[0][0]:
+            raise QueueError(f"run {values['run']} has ended; it can lease nothing")
+        blocks: list[Block] = []
+        jobs: dict[JobId, JobText] = {}
+        counts = (0, 0, 0)
+        for _, ready_left, too_wide, silent, lease, job, attempt, cpus, limit_s, lo, name, cwd, commands, entries in rows:
+            counts = (int(ready_left), int(too_wide), int(silent))
+            if lease is not None:
+                tasks = list(map(TaskText, commands, entries) if entries else map(TaskText, commands))
+                blocks.append(Block(LeaseId(lease), JobId(job), attempt, Shape(cpus, limit_s), lo, tasks))
+                jobs[job] = JobText(JobId(job), name, cwd)
+        return Grant(tuple(blocks), tuple(jobs.values()), *counts)
+
+    # --- record ----------------------------------------------------------------------------------------------
+
+    def record(self, run: RunId, batch: Batch) -> frozenset[LeaseId]:
+        check_batch(batch)
+        returned = merged(batch.returned)
+        leases = {row.lease for row, _, _ in batch.outcomes} | {span.lease for span, _ in returned} | set(batch.done)
+        values = {
+            "run": run,
+            "leases": Int8s(sorted(leases)),
+            "done": Int8s(batch.done),
+            **_outcome_columns(batch),
+            **_span_columns(returned),
+        }
+        with self._database.using() as connection:
+            held = connection.execute(SQL["record"], values, prepare=True).fetchall()
+            gone = leases.difference(lease for lease, in held)
+            if not gone:
+                return frozenset()
+            # A statement of its own: it must see what the same batch, sent before, committed meanwhile.
+            rows = [row for row, _, _ in batch.outcomes if row.lease in gone]
+            spans = [pair for pair in returned if pair[0].lease in gone]
+            named = {
+                "lease": Int8s([row.lease for row in rows]),
+                "job": Int4s([row.job for row in rows]),
+                "no": Int4s([row.task for row in rows]),
+                **_span_columns(spans),
+            }
+            return frozenset(LeaseId(lease) for lease, in connection.execute(SQL["unrecorded"], named))
+
+
+def _outcome_columns(batch: Batch) -> dict[str, object]:
+    rows = [row for row, _, _ in batch.outcomes]
+    columns: dict[str, Any] = dict(zip(AttemptRow._fields, zip(*rows))) if rows else dict.fromkeys(AttemptRow._fields, ())
+    return {
+        "lease": Int8s(columns["lease"]),
+        "no": Int4s(columns["task"]),
+        "file_row": Int8s([file_row for _, file_row, _ in batch.outcomes]),
+        "started": Float8s(columns["started"]),
+        # A node's clock may be set back while a task runs.
+        "seconds": Float4s([max(0.0, ended - started) for started, ended in zip(columns["started"], columns["ended"])]),
+        "node": Int4s(columns["node"]),
+        "state": Int2s(columns["state"]),
+        "failure": Int2s(columns["failure"]),
+        "exit_code": Int2s([None if row.signal or row.exit_code < 0 else row.exit_code for row in rows]),
+        "signal": Int2s([row.signal or None for row in rows]),
+        "tail": Byteas([tail for _, _, tail in batch.outcomes]),
+    }
+
+
+def _span_columns(returned: list[Returned]) -> dict[str, object]:
+    return {
+        "span_lease": Int8s([span.lease for span, _ in returned]),
+        "span_lo": Int4s([span.lo for span, _ in returned]),
+        "span_hi": Int4s([span.hi for span, _ in returned]),
+        "span_attempt": Int2s([span.attempt for span, _ in returned]),
+        "span_failure": Int2s([failure for _, failure in returned]),
+    }
+
+
+def _put_back(connection: Connection, lock: bytes, runs: list[RunId]) -> int:
+    """Return what the leases of these runs still own. Inside a transaction."""
+    leases = [lease for lease, in connection.execute(lock, {"runs": Int4s(runs)})]
+    return _number(connection, "put_back", {"leases": Int8s(leases)}) if leases else 0
+
+
+def _number(connection: Connection, name: str, values: dict[str, Any]) -> int:
+    row = connection.execute(SQL[name], values).fetchone()
+    assert row is not None
+    return int(row[0])
+
+
+assert FailureClass.LOST == 7  # as put_back writes it

@@ -1,0 +1,62 @@
+"""The schema's version: made in an empty database, verified at every connect, changed only by `mpifarm db upgrade`."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from psycopg import Connection
+
+from mpifarm.errors import SchemaError
+from mpifarm.queue.statements import migrations, schema
+
+VERSION = 1
+"""What this mpifarm speaks: the number of its migrations."""
+
+_LOCK = 0x6D70_6966_6172_6D00
+"""Advisory lock ("mpifarm") under which schemas are made and changed."""
+
+
+def verify(connection: Connection[Any]) -> None:
+    """Make the schema where there is none. Raises SchemaError when the database holds that of another version."""
+    version = _version(connection)
+    if version is None:
+        with connection.transaction():
+            _lock(connection)
+            if _version(connection) is None:
+                connection.execute(schema())
+        version = _version(connection)
+    assert version is not None
+    if version > VERSION:
+        raise SchemaError(
+            f"the database holds a queue of version {version}, this mpifarm knows up to {VERSION}: upgrade mpifarm"
+        )
+    if version < VERSION:
+        raise SchemaError(
+            f"the database holds a queue of version {version}, this mpifarm wants {VERSION}:"
+            " once no run is going on, type: mpifarm db upgrade"
+        )
+
+
+def upgrade(connection: Connection[Any]) -> tuple[int, int]:
+    """Apply the migrations that are missing, all or none. Returns the versions before and after."""
+    with connection.transaction():
+        _lock(connection)
+        before = _version(connection) or 0
+        for number, migration in enumerate(migrations(), 1):
+            if number > before:
+                connection.execute(migration)
+                connection.execute("UPDATE mpifarm.meta SET version = %s", [number])
+    return before, max(before, VERSION)
+
+
+def _lock(connection: Connection[Any]) -> None:
+    connection.execute("SELECT pg_advisory_xact_lock(%s)", [_LOCK])
+
+
+def _version(connection: Connection[Any]) -> int | None:
+    """None: no queue here."""
+    row = connection.execute("SELECT to_regclass('mpifarm.meta') IS NOT NULL").fetchone()
+    if row is None or not row[0]:
+        return None
+    row = connection.execute("SELECT version FROM mpifarm.meta").fetchone()
+    return None if row is None else int(row[0])

@@ -1,0 +1,303 @@
+"""`mpifarm run`, the composition root: brings one MPI world up, gives each rank its roles, and ends it in order.
+
+Start-up order matters. The launcher is forked first, while the process is small and knows no MPI (a fork after MPI_Init
+is undefined on most fabrics). Then MPI. Only rank 0 reads the command line (click) and opens the database (psycopg), only
+the recorder's rank imports h5py: a hundred thousand ranks must not load what one of them needs.
+"""
+
+from __future__ import annotations
+
+import os
+import shlex
+import socket
+import sys
+import time
+import traceback
+from collections import Counter
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from mpifarm import __version__
+from mpifarm.allocation import find_allocation
+from mpifarm.core.actions import Finished, RunOpened
+from mpifarm.core.dispatcher import Dispatcher
+from mpifarm.core.leader import Leader
+from mpifarm.core.messages import VERSION, Exit, OpenFile, Role
+from mpifarm.core.model import Limits, NodeShape, RunId, State
+from mpifarm.core.recorder import Recorder
+from mpifarm.core.roles import Roles, assign
+from mpifarm.core.verbs import RunInfo
+from mpifarm.doors import FileDoor, Inbox, QueueDoor
+from mpifarm.errors import FarmError, SiteError
+from mpifarm.launcher import Launcher, fork_launcher
+from mpifarm.loop import Loop
+
+if TYPE_CHECKING:
+    from mpifarm.comm import World
+    from mpifarm.options import RunOptions
+    from mpifarm.progress import Progress
+    from mpifarm.queue import Queue
+
+BUG = 70
+"""Exit code when mpifarm itself is wrong (EX_SOFTWARE)."""
+
+
+@dataclass(frozen=True, slots=True)
+class RankHello:
+    """What a rank says of itself at start-up."""
+
+    host: str
+    cpus: tuple[int, ...]
+    version: tuple[str, int]
+
+
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """What rank 0 tells everybody before the loop; `error`: nothing will run, leave with `code`."""
+
+    roles: Roles
+    nodes: tuple[NodeShape, ...]
+    error: str = ""
+    code: int = 0
+
+
+def main(argv: list[str]) -> int:
+    """One rank of `mpifarm run ARGV`. Returns the exit code."""
+    launcher = fork_launcher()
+    try:
+        from mpifarm.comm import World
+
+        world = World()
+    except FarmError as error:
+        launcher.close()
+        if str(error):
+            print(f"mpifarm: {error}", file=sys.stderr)
+        return error.exit_code
+    try:
+        return _main_in_world(world, launcher, argv)
+    except BaseException:
+        # A rank that dies alone would leave the others waiting for ever: the world ends with it, and the queue takes
+        # back what it held.
+        print(f"mpifarm: rank {world.rank} of {world.size} on {socket.gethostname()}:", file=sys.stderr)
+        traceback.print_exc()
+        sys.stderr.flush()
+        world.abort(BUG)
+        return BUG
+
+
+def _main_in_world(world: World, launcher: Launcher, argv: list[str]) -> int:
+    session: Session | None = None
+    roles = assign(world.leader_of_ranks())
+    hello = RankHello(socket.gethostname(), tuple(sorted(os.sched_getaffinity(0))), (__version__, VERSION))
+    hellos = world.gather(hello)
+    plan: Plan | None = None
+    if hellos is not None:
+        try:
+            session = Session(argv, world.size, roles, hellos)
+            plan = Plan(roles, session.nodes)
+        except SystemExit as error:  # click has said what is wrong
+            plan = Plan(roles, (), "usage", error.code if isinstance(error.code, int) else 2)
+        except FarmError as error:
+            print(f"mpifarm: {error}", file=sys.stderr)
+            plan = Plan(roles, (), "stopped", error.exit_code)
+    plan = world.everywhere(plan)
+    if plan.error:
+        launcher.close()
+        world.finish()
+        return plan.code
+    return _work(world, launcher, plan, session)
+
+
+def _work(world: World, launcher: Launcher, plan: Plan, session: Session | None) -> int:
+    """Carry this rank's roles until the run is over."""
+    limits = Limits()
+    rank, roles = world.rank, plan.roles
+    leads = roles.leader_of(rank) == rank
+    if not leads:
+        launcher.close()
+    inbox = Inbox()
+
+    def on_bug(error: BaseException) -> None:
+        traceback.print_exception(error)
+        sys.stderr.flush()
+        world.abort(BUG)
+
+    queue_door = QueueDoor(session.queue, session.run, limits, inbox, on_bug) if session else None
+    file_door = FileDoor(limits, inbox, on_bug) if rank == roles.recorder else None
+    loop = Loop(world, inbox, launcher if leads else None, queue_door, file_door, session or Silent())
+    if file_door is not None:
+        loop.carry(Role.RECORDER, Recorder(limits))
+        file_door.start()
+    if leads:
+        number = roles.node_of[rank]
+        leader = Leader(rank, plan.nodes[number], number, roles.recorder, limits)
+        loop.carry(Role.LEADER, leader)
+    if session is not None and queue_door is not None:
+        slots = [(r, node.slots) for r, node in zip(roles.leaders, plan.nodes)]
+        dispatcher = Dispatcher(slots, roles.recorder, session.options.grace_s, limits, time.time())
+        loop.carry(Role.DISPATCHER, dispatcher)
+        session.watch(dispatcher)
+        queue_door.start()
+        inbox.post(Role.DISPATCHER, RunOpened(session.run, session.file(roles)))
+    if leads:
+        loop.perform(leader.start(time.time()))
+    loop.run()
+    ended_at = time.time()
+    launcher.close()
+    if queue_door is not None:
+        queue_door.leave(timeout_s=5.0)
+    if file_door is not None:
+        file_door.leave(timeout_s=30.0)
+    code = 0
+    if session is not None and loop.finished is not None:
+        code = session.end(loop.finished, ended_at)
+        if session.lost_nodes:
+            # MPI cannot end in order with a member missing; all that matters is on disk and printed.
+            world.abort(code)
+        for other in range(1, world.size):
+            world.send(other, Exit())
+    world.finish()
+    return code
+
+
+class Silent:
+    """Ranks other than 0 have nobody to talk to."""
+
+    def say(self, text: str) -> None:
+        pass
+
+    def tick(self) -> None:
+        pass
+
+
+class Session:
+    """Rank 0's side of a run: command line, queue, the person watching."""
+
+    def __init__(self, argv: list[str], ranks: int, roles: Roles, hellos: list[RankHello]) -> None:
+        """Raises FarmError (or SystemExit from click) before anything was started."""
+        from mpifarm.cli import parse_run
+        from mpifarm.progress import Progress
+
+        self.options: RunOptions = parse_run(argv)
+        odd = {hello.version for hello in hellos} - {(__version__, VERSION)}
+        if odd:
+            raise SiteError(
+                f"ranks run different versions of mpifarm: {__version__} here, {sorted(odd)} elsewhere"
+            )
+        self.nodes = node_shapes(roles, hellos, self.options.cpus)
+        self.allocation = find_allocation(os.environ)
+        self.slots = sum(node.slots for node in self.nodes)
+        self._argv = argv
+        self._ranks = ranks
+        self.queue, self.run = self._open_queue()
+        self.file_path = ""
+        self.lost_nodes = False
+        self._started = time.time()
+        self._progress: Progress = Progress("tasks")
+        self._dispatcher: Dispatcher | None = None
+        where = f" in {self.allocation.label}" if self.allocation.label else ""
+        self.say(
+            f"run {self.run}: {ranks} ranks, {len(self.nodes)} nodes, {self.slots} slots{where}; queue {self._queue_name}"
+        )
+
+    def _open_queue(self) -> tuple[Queue, RunId]:
+        from mpifarm.queue.dsn import find_dsn
+        from mpifarm.queue.postgres import PostgresQueue
+
+        dsn = find_dsn(self.options.dsn, os.environ, Path.cwd())
+        self._queue_name = str(dsn)
+        queue = PostgresQueue.connect(dsn)
+        info = RunInfo(
+            host=socket.gethostname(),
+            pid=os.getpid(),
+            boot=boot_id(),
+            allocation=self.allocation.label,
+            command=shlex.join(["mpifarm", "run", *self._argv]),
+            version=__version__,
+            nodes=len(self.nodes),
+            ranks=self._ranks,
+            slots=self.slots,
+            node_names=tuple(node.name for node in self.nodes),
+        )
+        return queue, queue.open_run(info)
+
+    def file(self, roles: Roles) -> OpenFile:
+        """The order for the run file, named after the run."""
+        ranks = Counter(roles.node_of)
+        self.file_path = str((self.options.output / f"run-{self.run}.h5").absolute())
+        attributes = {
+            "run": str(self.run),
+            "mpifarm_version": __version__,
+            "command": shlex.join(["mpifarm", "run", *self._argv]),
+            "allocation": self.allocation.label,
+            "cwd": str(Path.cwd()),
+        }
+        nodes = tuple((node.name, ranks[number], node.slots) for number, node in enumerate(self.nodes))
+        return OpenFile(self.file_path, attributes, nodes)
+
+    def watch(self, dispatcher: Dispatcher) -> None:
+        self._dispatcher = dispatcher
+
+    def say(self, text: str) -> None:
+        if not self.options.quiet:
+            print(f"mpifarm: {text}", file=sys.stderr, flush=True)
+
+    def tick(self) -> None:
+        """Show how far it is."""
+        if self._dispatcher is not None and not self.options.quiet:
+            done, total = self._dispatcher.progress
+            self._progress.show(done, total)
+
+    def end(self, finished: Finished, ended_at: float) -> int:
+        """Print how it went, close the queue. Returns the exit code. `ended_at`: Unix seconds."""
+        self._progress.close()
+        assert self._dispatcher is not None
+        dispatcher = self._dispatcher
+        self.queue.close()
+        self.lost_nodes = dispatcher.nodes_lost > 0
+        if finished.error:
+            print(f"mpifarm: {finished.error}", file=sys.stderr, flush=True)
+        ended = dispatcher.ledger.ended
+        wall_s = ended_at - self._started
+        print(
+            summary(ended, dispatcher.ledger.busy_s, self.slots, wall_s, dispatcher.file_path),
+            flush=True,
+        )
+        if finished.code:
+            return finished.code
+        return 1 if self.options.exit_code and ended[State.FAILED] else 0
+
+
+def summary(ended: Counter[State], busy_s: float, slots: int, wall_s: float, path: str) -> str:
+    """The last line of a run."""
+    counts = [f"{ended[State.SUCCEEDED]:,} succeeded", f"{ended[State.FAILED]:,} failed"]
+    if ended[State.CANCELLED]:
+        counts.append(f"{ended[State.CANCELLED]:,} cancelled")
+    if ended[State.RETURNED]:
+        counts.append(f"{ended[State.RETURNED]:,} cut short and returned to the queue")
+    used = 100 * busy_s / (slots * wall_s) if wall_s > 0 else 0.0
+    return f"{', '.join(counts)}; slots used {used:.0f} % of {wall_s:.1f} s; outputs in {path or 'no file'}"
+
+
+def node_shapes(roles: Roles, hellos: list[RankHello], slots: int | None) -> tuple[NodeShape, ...]:
+    """Nodes as the ranks on them add up: the union of their affinity masks, or `slots` per node if given."""
+    shapes = []
+    hosts = Counter(hellos[leader].host for leader in roles.leaders)
+    for number, leader in enumerate(roles.leaders):
+        members = [hello for rank, hello in enumerate(hellos) if roles.node_of[rank] == number]
+        cpus = tuple(sorted(set().union(*(member.cpus for member in members))))
+        host = hellos[leader].host
+        # Several shared-memory groups on one host (a test world) must still have names of their own.
+        name = host if hosts[host] == 1 else f"{host}.{number}"
+        shapes.append(NodeShape(name, cpus, slots or len(cpus)))
+    return tuple(shapes)
+
+
+def boot_id() -> str:
+    """What tells two boots of a host apart, and two PID namespaces on it: a pid means nothing beyond that."""
+    try:
+        boot = Path("/proc/sys/kernel/random/boot_id").read_text().strip()
+        return f"{boot}/{os.readlink('/proc/self/ns/pid')}"
+    except OSError:
+        return ""

@@ -1,0 +1,255 @@
+"""From an attempt to a process: argv, environment, directory, and the pipes of its slot.
+
+os.posix_spawn only: it costs the same from a big process as from a small one, and there is no Python between fork and
+exec. It cannot change directory, so the launcher itself stands in the directory of the job. A line that needs no shell is executed
+directly; whatever goes wrong with that is left to bash, so the user reads bash's message and gets bash's exit code.
+
+The pipes of a slot are kept from task to task, and the launcher holds their write ends: there is no end of file to wait for, and
+what is in them when the main process has been waited for is all the task has written. Only after a task that left
+processes behind they are renewed, so that no late byte can reach the output of the next task.
+"""
+
+from __future__ import annotations
+
+import errno
+import fcntl
+import os
+import select
+import signal
+import stat
+import tempfile
+import time
+from collections.abc import Iterable
+
+from mpifarm.core.commandline import plan, shell_is_altered
+from mpifarm.core.launching import Running
+from mpifarm.core.model import JobId, JobText
+from mpifarm.core.row import STDERR, STDOUT
+from mpifarm.environ import JOB, NODE, Environment, name_task, scrubbed
+from mpifarm.orphans import Marks
+
+READ_BYTES = 64 << 10
+PIPE_BYTES_MAX = 1 << 20
+ALL_PIPES_BYTES_MAX = 16 << 20
+"""Of all slots of a node together: a quarter of what an ordinary user may have before pipes shrink to a page."""
+LAST_BYTES_WAIT_S = 0.05
+
+# The script is a file, since one argument may not exceed 128 KiB. It is closed before the line runs, and $0, $# and the line
+# number in messages are as with `bash -c LINE`.
+_LONG_LINE_FD = 9
+_LONG_LINE = b'eval "exec 9<&-; $(cat <&9)"'
+
+
+# Python and the launcher ignore some, a task must not. All, since glibc asks the kernel about each one that is left out: 60
+# system calls and 7 us per task.
+_ALL_SIGNALS = tuple(signal.valid_signals())
+
+
+class NotLaunchedError(Exception):
+    """The attempt can never become a process here; says why."""
+
+
+class Stream:
+    """The pipe of one output stream of a slot."""
+
+    __slots__ = ("number", "read_fd", "watched", "write_fd")
+
+    def __init__(self, number: int, capacity: int) -> None:
+        self.number = number
+        self.watched = False
+        self.read_fd, self.write_fd = os.pipe()
+        os.set_blocking(self.read_fd, False)
+        try:
+            fcntl.fcntl(self.write_fd, fcntl.F_SETPIPE_SZ, capacity)
+        except OSError:
+            pass  # the user's share of pipe memory is used up; 64 KiB will do
+
+    def read(self) -> bytes:
+        """What is in the pipe now, at most one pipe full."""
+        try:
+            data = os.read(self.read_fd, READ_BYTES)
+        except BlockingIOError:
+            return b""
+        if len(data) < READ_BYTES:
+            return data
+        pieces = [data]
+        for _ in range(PIPE_BYTES_MAX // READ_BYTES):
+            try:
+                data = os.read(self.read_fd, READ_BYTES)
+            except BlockingIOError:
+                break
+            pieces.append(data)
+            if len(data) < READ_BYTES:
+                break
+        return b"".join(pieces)
+
+    def read_last(self) -> bytes:
+        """Close the pipe; what its last writers, already killed, still wrote."""
+        os.close(self.write_fd)
+        poll = select.poll()
+        poll.register(self.read_fd, select.POLLIN)
+        deadline = time.monotonic() + LAST_BYTES_WAIT_S
+        pieces: list[bytes] = []
+        while len(pieces) < 2 * PIPE_BYTES_MAX // READ_BYTES:
+            left_s = deadline - time.monotonic()
+            if left_s <= 0 or not poll.poll(left_s * 1000):
+                break
+            data = os.read(self.read_fd, READ_BYTES)
+            if not data:
+                break
+            pieces.append(data)
+        os.close(self.read_fd)
+        return b"".join(pieces)
+
+
+class Seat:
+    """A slot of the node with its pipes, and the process in it."""
+
+    def __init__(self, slot: int, capacity: int) -> None:
+        self.slot = slot
+        self.running: Running | None = None
+        self.pid = 0
+        self.started = 0.0
+        self._capacity = capacity
+        self._open()
+
+    def _open(self) -> None:
+        self.out = Stream(STDOUT, self._capacity)
+        self.err = Stream(STDERR, self._capacity)
+        self.file_actions = (
+            (os.POSIX_SPAWN_DUP2, self.out.write_fd, 1),
+            (os.POSIX_SPAWN_DUP2, self.err.write_fd, 2),
+        )
+
+        self._poll = select.poll()
+        self._poll.register(self.out.read_fd, select.POLLIN)
+        self._poll.register(self.err.read_fd, select.POLLIN)
+
+    def read(self) -> tuple[bytes, bytes]:
+        """What is in the pipes now: stdout, stderr."""
+        if not self._poll.poll(0):  # a third of the cost of two reads that fail
+            return b"", b""
+        return self.out.read(), self.err.read()
+
+    def renew(self) -> tuple[bytes, bytes]:
+        """Give the slot new pipes. Returns the last bytes of the old ones, which must not be watched any more."""
+        last = self.out.read_last(), self.err.read_last()
+        self._open()
+        return last
+
+
+def make_seats(slots: int) -> list[Seat]:
+    """All seats of a node."""
+    share = min(ALL_PIPES_BYTES_MAX // (2 * slots), PIPE_BYTES_MAX)
+    capacity = max(1 << (share.bit_length() - 1), 64 << 10)
+    return [Seat(slot, capacity) for slot in range(slots)]
+
+
+class Spawner:
+    """Starts attempts. Needs the environment of the rank and the name of the node."""
+
+    def __init__(self, environ: Environment, node: str) -> None:
+        self._environ = scrubbed(environ)
+        self._environ[NODE] = os.fsencode(node)
+        self._shell_only = shell_is_altered(map(os.fsdecode, self._environ))
+        self._path = self._environ.get(b"PATH", os.fsencode(os.defpath)).split(b":")
+        self._shell = self._find(b"bash") or b"/bin/sh"
+        self._programs: dict[bytes, bytes] = {}
+        self._jobs: dict[JobId, tuple[JobText, Environment]] = {}
+        self._entered: object = None
+
+    def learn(self, jobs: Iterable[JobText]) -> None:
+        """Tasks of these jobs will come."""
+        for job in jobs:
+            env = {**self._environ, JOB: os.fsencode(job.name), b"PWD": job.cwd}
+            self._jobs[job.id] = job, env
+
+    def marks(self, running: Running) -> Marks:
+        """What stands in the environment of the attempt's processes."""
+        name = os.fsencode(self._jobs[running.block.job][0].name)
+        return name, b"%d" % running.task, b"%d" % running.block.attempt
+
+    def spawn(self, running: Running, seat: Seat) -> int:
+        """Start the attempt in the slot's seat; returns the pid, which is its process group too.
+
+        Raises NotLaunchedError, or BlockingIOError when the node has no process or memory to spare at the moment.
+        """
+        block, (command, entry) = running.block, running.text
+        job, env = self._jobs[block.job]
+        if self._entered is not block:  # anew for every block: a directory may have been replaced by another
+            self._enter(job.cwd)
+            self._entered = block
+        name_task(env, running.task, block.attempt, block.shape.cpus, seat.slot, command if entry is None else entry)
+        argv = plan(command, shell_only=self._shell_only)
+        if argv is not None:
+            program = self._programs.get(argv[0]) or self._look_up(argv[0])
+            if program is not None:
+                try:
+                    return self._exec(program, argv, env, seat.file_actions)
+                except BlockingIOError:
+                    raise
+                except (OSError, ValueError):
+                    self._programs.pop(argv[0], None)  # bash will say what is wrong
+        return self._spawn_shell(command, env, seat)
+
+    def _enter(self, cwd: bytes) -> None:
+        self._entered = None
+        try:
+            os.chdir(cwd)
+        except (OSError, ValueError) as error:
+            reason = error.strerror if isinstance(error, OSError) else error
+            raise NotLaunchedError(f"cannot enter the job's directory {os.fsdecode(cwd)}: {reason}") from None
+
+    def _exec(
+        self,
+        program: bytes,
+        argv: tuple[bytes, ...],
+        env: Environment,
+        file_actions: tuple[tuple[int, int, int], ...],
+    ) -> int:
+        return os.posix_spawn(
+            program,
+            argv,
+            env,
+            file_actions=file_actions,
+            setpgroup=0,
+            setsigmask=(),
+            setsigdef=_ALL_SIGNALS,
+        )
+
+    def _spawn_shell(self, command: bytes, env: Environment, seat: Seat) -> int:
+        name = os.path.basename(self._shell)
+        try:
+            try:
+                return self._exec(self._shell, (name, b"-c", command), env, seat.file_actions)
+            except OSError as error:
+                if error.errno != errno.E2BIG:
+                    raise
+            with tempfile.TemporaryFile() as script:
+                script.write(command)
+                script.seek(0)
+                file_actions = (*seat.file_actions, (os.POSIX_SPAWN_DUP2, script.fileno(), _LONG_LINE_FD))
+                return self._exec(self._shell, (name, b"-c", _LONG_LINE), env, file_actions)
+        except BlockingIOError:
+            raise
+        except (OSError, ValueError) as error:
+            raise NotLaunchedError(f"cannot start {os.fsdecode(self._shell)}: {error}") from None
+
+    def _look_up(self, name: bytes) -> bytes | None:
+        """The file bash would execute for this first word; None when bash itself must look."""
+        found = name if b"/" in name else self._find(name)
+        if found is not None:
+            self._programs[name] = found
+        return found
+
+    def _find(self, name: bytes) -> bytes | None:
+        for folder in self._path:
+            if not folder.startswith(b"/"):
+                return None  # depends on the directory of each job
+            path = folder + b"/" + name
+            try:
+                if stat.S_ISREG(os.stat(path).st_mode) and os.access(path, os.X_OK):
+                    return path
+            except (OSError, ValueError):
+                pass
+        return None

@@ -1,0 +1,145 @@
+"""`mpifarm submit`: opens what the tasks come from and streams them into the queue as one job, all of it or nothing.
+
+Must never import click or mpi4py.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import ExitStack
+from dataclasses import dataclass
+from pathlib import Path
+from types import FrameType
+from typing import TYPE_CHECKING, BinaryIO
+
+from mpifarm.core.model import Shape, TaskText
+from mpifarm.errors import UsageError
+from mpifarm.progress import Progress
+from mpifarm.report import run_command_here
+
+if TYPE_CHECKING:
+    from mpifarm.queue.client import Client
+
+Parts = Iterator[tuple[Shape, list[TaskText]]]
+
+
+@dataclass(frozen=True, slots=True)
+class Request:
+    """What the command line of a submit says."""
+
+    files: tuple[str, ...] = ()
+    words: list[str] | None = None
+    """What follows `--`: the command, and the values for it."""
+    array: str | None = None
+    each_line: str | None = None
+    from_json: str | None = None
+    name: str | None = None
+    cpus: int = 1
+    time_limit_s: float = 0.0
+    dsn: str | None = None
+    as_json: bool = False
+
+    @property
+    def shape(self) -> Shape:
+        return Shape(self.cpus, self.time_limit_s)
+
+    @property
+    def source(self) -> str:
+        """Where the tasks come from, in a word that can name the job: the file, or the program to start."""
+        if self.files:
+            return "stdin" if self.files[0] == "-" else self.files[0]
+        command = " ".join(self.words or []).split()
+        return command[0] if command else "tasks"
+
+
+def check(request: Request) -> None:
+    """Raises UsageError unless the tasks come from exactly one place."""
+    repeated = [option for option in (request.array, request.each_line, request.from_json) if option is not None]
+    if len(request.files) > 1:
+        words = " ".join(request.files)
+        raise UsageError(f"one task file at a time; a command stands after --, as in `mpifarm submit -- {words}`")
+    if request.files and request.words is not None:
+        raise UsageError(f"either the task file {request.files[0]} or a command after --, not both")
+    if request.files and repeated:
+        raise UsageError(
+            f"--array, --each-line and --from-json want a command after --, not the file {request.files[0]}"
+        )
+    if not request.files and request.words is None and not repeated:
+        raise UsageError("which tasks? mpifarm submit FILE, or - for stdin, or -- COMMAND {} ::: VALUE...")
+
+
+def submit(client: Client, request: Request, until_commit: Interruptible) -> None:
+    """Queue the job, all of it or nothing, and say what was queued."""
+    started = time.monotonic()
+    with ExitStack() as stack:
+        parts = _parts(request, stack)
+        progress = stack.enter_context(Progress())
+        cwd = os.fsencode(Path.cwd())
+        job = client.submit(request.name, request.source, cwd, until_commit.all_of(parts), progress.show)
+    seconds = time.monotonic() - started
+    per_s = job.total / max(seconds, 1e-6)
+    run = run_command_here(request.dsn)
+    if request.as_json:
+        facts = {"name": job.name, "id": job.id, "tasks": job.total}
+        print(json.dumps(facts | {"seconds": round(seconds, 3), "tasks_per_s": round(per_s), "next": run}))
+    else:
+        print(f"job {job.name}: {job.total:,} tasks queued in {seconds:.2f} s ({per_s:,.0f} tasks/s)\nnext: {run}")
+
+
+def _parts(request: Request, stack: ExitStack) -> Parts:
+    """The tasks of the job; a file they come from stays open as long as `stack`."""
+    from mpifarm.expand import Expansion, expand_arguments
+    from mpifarm.taskfile import read_tasks
+
+    if not request.files:
+        asked = Expansion(request.words or (), request.array, request.each_line, request.from_json)
+        return expand_arguments(asked, request.shape, sys.stdin.buffer)
+    name = request.files[0]
+    if name == "-":
+        return read_tasks(sys.stdin.buffer, "stdin", request.shape)
+    return read_tasks(stack.enter_context(_open(name)), name, request.shape)
+
+
+def _open(name: str) -> BinaryIO:
+    try:
+        return open(name, "rb")
+    except OSError as error:
+        raise UsageError(f"cannot read the task file {name}: {error.strerror}") from None
+
+
+class Interruptible:
+    """Lets Ctrl-C stop a submit up to its last task, and not between COMMIT and its answer: who interrupts must know
+    whether there is a job now. A second Ctrl-C ends the waiting for a database that does not answer.
+    """
+
+    def __init__(self) -> None:
+        self._committing = False
+        self._asked = 0
+        self._before = signal.getsignal(signal.SIGINT)
+
+    def all_of(self, parts: Parts) -> Parts:
+        """The parts; once they are all taken, only the commit is left."""
+        yield from parts
+        self._committing = True
+
+    def _on_signal(self, _number: int, _frame: FrameType | None) -> None:
+        self._asked += 1
+        if not self._committing or self._asked > 1:
+            raise KeyboardInterrupt
+        print("mpifarm: too late to stop: all tasks are with the database", file=sys.stderr)
+
+    def __enter__(self) -> Interruptible:
+        if self._before is signal.default_int_handler:  # else somebody wants it ignored, nohup for one
+            signal.signal(signal.SIGINT, self._on_signal)
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
+        signal.signal(signal.SIGINT, self._before)
+        if kind is KeyboardInterrupt:
+            verdict = "whether there is a job now, mpifarm report shows" if self._committing else "nothing was queued"
+            print(f"mpifarm: interrupted: {verdict}", file=sys.stderr)

@@ -1,0 +1,256 @@
+"""The loop of the launcher process: starts the tasks of a node, reads their output, reports how they ended.
+
+It sleeps in epoll on: the link to its rank, SIGCHLD (as a signalfd: no handler, no interrupted calls), the guardian's
+pipe, and the pipes that `mpifarm.reading` watches. When the rank does not take what it is sent, reading and starting
+stop: a flood slows its task and grows nobody's memory. What to start and what to end decides `mpifarm.core.launching`.
+Must never import anything heavy, nor MPI.
+"""
+
+from __future__ import annotations
+
+import os
+import resource
+import select
+import signal
+import time
+from math import inf
+
+from mpifarm.core.launching import NOT_LAUNCHED, RETURNED, Launching, Running, Verdict, may_be_memory, verdict
+from mpifarm.core.messages import Drain, LauncherLog, LinkMessage, NotStarted, Setup, Start
+from mpifarm.core.model import FailureClass, Limits
+from mpifarm.link import Link
+from mpifarm.memory_killer import MemoryKiller
+from mpifarm.orphans import Marks, Orphans
+from mpifarm.outbox import Outbox
+from mpifarm.reading import Reader
+from mpifarm.spawning import NotLaunchedError, Seat, Spawner, make_seats
+
+PENDING_BYTES_MAX = 8 << 20
+"""More than that on its way to the rank: stop reading and starting."""
+PENDING_BYTES_LOW = 4 << 20
+RETRY_S = 0.1
+RETRY_FOR_S = 30.0
+"""How long a node may have no process to spare before that fails a task."""
+LOGGED_ORPHANS_MAX = 10
+BLOCK_BYTES = 512
+"""ru_inblock and ru_oublock count these."""
+
+Used = tuple[float, float, int, int, int]
+"""User and system seconds, largest resident KiB, bytes read and written."""
+
+
+class Watch:
+    """The tasks of one node, from the first message to the last."""
+
+    def __init__(self, link: Link, setup: Setup, child_fd: int, guard_fd: int) -> None:
+        """`child_fd` is readable when a child has ended, `guard_fd` when the guardian has."""
+        self._link = link
+        self._child_fd = child_fd
+        self._guard_fd = guard_fd
+        self._launching = Launching(setup.slots, Limits().term_to_kill_s)
+        self._spawner = Spawner(dict(os.environb), setup.node)
+        self._seats = make_seats(setup.slots)
+        self._by_pid: dict[int, Seat] = {}
+        self._orphans = Orphans()
+        self._orphans_logged = 0
+        self._memory_killer = MemoryKiller()
+        self._epoll = select.epoll()
+        self._outbox = Outbox(link)
+        self._reader = Reader(self._epoll, self._outbox)
+        self._ended: list[tuple[Running, float, float, int, resource.struct_rusage, tuple[bytes, bytes]]] = []
+        """Start, end, wait status, usage and last output of attempts that have left their seats."""
+        self._stalled: list[tuple[Running, float]] = []
+        """Attempts that hold a slot and wait for a process to be free, and since when."""
+        self._retry_at = inf
+        self._writing = False
+        for fd in (link.fileno(), child_fd, guard_fd):
+            self._epoll.register(fd, select.EPOLLIN)
+
+    def run(self, messages: list[LinkMessage]) -> None:
+        """Until the rank or the guardian has gone. `messages`: those received already."""
+        link_fd, child_fd, guard_fd = self._link.fileno(), self._child_fd, self._guard_fd
+        now = time.monotonic()
+        while self._link.open:
+            for message in messages:
+                self._receive(message, now)
+            messages = []
+            self._settle(now)
+            events = self._epoll.poll(self._rest_s(now))
+            now = time.monotonic()
+            for fd, _ in events:
+                if fd == child_fd:
+                    os.read(child_fd, 128)
+                    self._reap()
+                elif fd == link_fd:
+                    self._link.flush()
+                    messages = self._link.receive()
+                elif fd == guard_fd:
+                    return
+                else:
+                    self._reader.read(fd, now)
+
+    def _rest_s(self, now: float) -> float | None:
+        at = min(self._launching.next_due, self._outbox.due_at, self._reader.due_at, self._retry_at)
+        return None if at == inf else max(at - now, 0.0)
+
+    def _receive(self, message: LinkMessage, now: float) -> None:
+        match message:
+            case Start(jobs, blocks):
+                self._spawner.learn(jobs)
+                for refused in self._launching.add(blocks):
+                    self._end_unlaunched(refused, refused.refusal, now)
+                if self._launching.draining:
+                    self._link.send(NotStarted(self._launching.drain(inf, now)))
+            case Drain(grace_s):
+                first = not self._launching.draining
+                spans = self._launching.drain(grace_s, now)
+                if first:
+                    self._link.send(NotStarted(spans))
+            case _:
+                raise AssertionError(message)
+
+    def _settle(self, now: float) -> None:
+        """Do what is due; start what fits."""
+        if now >= self._launching.next_due:
+            for running, kill in self._launching.due(now):
+                self._signal(running, signal.SIGKILL if kill else signal.SIGTERM, now)
+        if now >= self._retry_at:
+            self._retry(now)
+        if not (self._reader.held or self._stalled):
+            while (attempt := self._launching.take(now)) is not None:
+                self._start(attempt, now, now)
+                if self._stalled:
+                    break
+        if self._ended:  # said only now: a core waited for its next task
+            self._tell_ended(now)
+        if now >= self._reader.due_at:
+            self._reader.watch(self._seats)
+        if now >= self._outbox.due_at or self._launching.idle:
+            self._outbox.flush()
+        self._mind_the_link(now)
+
+    def _mind_the_link(self, now: float) -> None:
+        pending = self._link.pending
+        if (pending > 0) != self._writing:
+            self._writing = pending > 0
+            events = select.EPOLLIN | select.EPOLLOUT if self._writing else select.EPOLLIN
+            self._epoll.modify(self._link.fileno(), events)
+        if pending > PENDING_BYTES_MAX and not self._reader.held:
+            self._reader.hold()
+        elif pending < PENDING_BYTES_LOW and self._reader.held:
+            self._reader.release(now)
+
+    # --- starting ---------------------------------------------------------------------------------------------
+
+    def _start(self, running: Running, now: float, since: float) -> None:
+        """Make a process of an attempt that has its slot, and wanted to start already at `since`."""
+        seat = self._seats[running.slot]
+        seat.started = time.time()
+        try:
+            pid = self._spawner.spawn(running, seat)
+        except BlockingIOError:
+            self._stalled.append((running, since))
+            self._retry_at = now + RETRY_S
+        except NotLaunchedError as error:
+            self._launching.free(running.slot)
+            self._end_unlaunched(running, str(error), now)
+        else:
+            seat.running = running
+            seat.pid = pid
+            self._by_pid[pid] = seat
+            self._reader.expect(now)
+
+    def _retry(self, now: float) -> None:
+        """Start what found no process to spare; by now there may be one."""
+        stalled, self._stalled, self._retry_at = self._stalled, [], inf
+        for running, since in stalled:
+            if running.killed_for is FailureClass.NONE and now - since < RETRY_FOR_S:
+                self._start(running, now, since)
+            else:
+                self._launching.free(running.slot)
+                self._end_unlaunched(running, "the node had no process or memory to spare", now)
+
+    def _signal(self, running: Running, number: int, now: float) -> None:
+        seat = self._seats[running.slot]
+        if seat.running is not running:
+            self._retry_at = now  # it has no process yet, and shall have none
+            return
+        for kill in (os.killpg, os.kill):  # the main process may have left its group
+            try:
+                kill(seat.pid, number)
+            except ProcessLookupError:
+                pass
+
+    # --- ending -----------------------------------------------------------------------------------------------
+
+    def _reap(self) -> None:
+        """Empty the seats of the tasks that have ended. What there is to say about them waits in `_ended`."""
+        ended: dict[int, tuple[Seat, int, resource.struct_rusage]] = {}
+        while True:
+            try:
+                pid, status, usage = os.wait4(-1, os.WNOHANG)
+            except ChildProcessError:
+                break
+            if not pid:
+                break
+            seat = self._by_pid.pop(pid, None)
+            if seat is None:
+                self._orphans.forget(pid)
+            else:
+                ended[pid] = seat, status, usage
+        alone = self._orphans.none_beside(self._by_pid)
+        left = () if alone else self._sweep({pid: seat for pid, (seat, _, _) in ended.items()})
+        for pid, (seat, status, usage) in ended.items():
+            running = seat.running
+            assert running is not None
+            self._reader.forget(seat)
+            output = seat.read()
+            if pid in left:
+                last = seat.renew()
+                output = output[0] + last[0], output[1] + last[1]
+            seat.running = None
+            self._launching.free(running.slot)
+            self._ended.append((running, seat.started, time.time(), status, usage, output))
+
+    def _sweep(self, ended: dict[int, Seat]) -> set[int]:
+        """Kill what the ended left behind. Returns the pids of those that left something."""
+        left, log = self._orphans.sweep(self._marks(self._by_pid), self._marks(ended))
+        for line in log[: LOGGED_ORPHANS_MAX - self._orphans_logged]:
+            self._link.send(LauncherLog(line))
+            self._orphans_logged += 1
+        return left
+
+    def _marks(self, seats: dict[int, Seat]) -> dict[int, Marks]:
+        return {pid: self._spawner.marks(seat.running) for pid, seat in seats.items() if seat.running}
+
+    def _tell_ended(self, now: float) -> None:
+        for running, started, ended, status, usage, output in self._ended:
+            result = verdict(status, running.killed_for)
+            if result[1] and may_be_memory(result) and self._memory_killer.has_killed(now):
+                result = result[0], int(FailureClass.OOM), result[2], result[3]
+            read, written = usage.ru_inblock * BLOCK_BYTES, usage.ru_oublock * BLOCK_BYTES
+            used = usage.ru_utime, usage.ru_stime, usage.ru_maxrss, read, written
+            self._tell(running, result, (started, ended), used, output, now)
+        self._ended.clear()
+
+    def _end_unlaunched(self, running: Running, reason: str, now: float) -> None:
+        result = RETURNED if running.killed_for is FailureClass.WALLTIME else NOT_LAUNCHED
+        at = time.time()
+        stderr = os.fsencode(f"mpifarm: {reason}\n")
+        self._tell(running, result, (at, at), (0.0, 0.0, 0, 0, 0), (b"", stderr), now)
+
+    def _tell(
+        self,
+        running: Running,
+        result: Verdict,
+        times: tuple[float, float],
+        used: Used,
+        output: tuple[bytes, bytes],
+        now: float,
+    ) -> None:
+        """The fields of an EndedAttempt, in order."""
+        block = running.block
+        who = block.lease, block.job, running.task, block.attempt
+        where = running.slot, block.shape.cpus
+        size = len(output[0]) + len(output[1])
+        self._outbox.add_ended((*who, *result, *where, *times, *used, *output), size, now)

@@ -1,0 +1,279 @@
+"""What every queue promises. The classes run against both: see test_memory.py and test_postgres.py."""
+
+from __future__ import annotations
+
+import pytest
+
+from mpifarm.core.model import FailureClass, Shape, State, TaskText
+from mpifarm.errors import QueueError
+from mpifarm.queue import Batch
+from tests.queue.worlds import HERE, LEASE_S, World, all_ended, ended, lease, like_tasks, one, span
+
+
+class LeaseContract:
+    def test_gives_the_tasks_in_order_and_no_task_twice(self, world: World) -> None:
+        job = world.submit(like_tasks(10))
+        run = world.queue.open_run(HERE)
+        first, second = one(world.queue, run, 4), one(world.queue, run)
+        assert (first.lo, first.hi, second.lo, second.hi) == (1, 5, 5, 11)
+        assert first.tasks[0] == TaskText(b"echo 1") and second.tasks[-1] == TaskText(b"echo 10")
+        assert first.lease != second.lease and (first.job, first.attempt) == (job, 1)
+        assert not lease(world.queue, run).blocks
+        assert world.counts(job) == {"running": 10}
+        world.check()
+
+    def test_tells_what_a_leader_must_know(self, world: World) -> None:
+        world.submit([(Shape(3, 7.5), [TaskText(b"a b", b"entry"), TaskText(b"\xff\xfe")])], "molecules")
+        grant = lease(world.queue, world.queue.open_run(HERE))
+        (block,) = grant.blocks
+        assert block.shape == Shape(3, 7.5)
+        assert list(block.tasks) == [TaskText(b"a b", b"entry"), TaskText(b"\xff\xfe")]
+        assert [(text.id, text.name, text.cwd) for text in grant.jobs] == [(block.job, "molecules", b"/tmp")]
+
+    def test_several_shapes_make_several_leases(self, world: World) -> None:
+        narrow, wide = like_tasks(3), like_tasks(2, Shape(4))
+        world.submit(narrow + wide + narrow)
+        run = world.queue.open_run(HERE)
+        blocks = lease(world.queue, run, 7).blocks
+        assert [(block.shape.cpus, block.lo, block.hi) for block in blocks] == [(1, 1, 4), (4, 4, 6), (1, 6, 8)]
+        assert one(world.queue, run).lo == 8
+
+    def test_neighbours_of_one_shape_are_one_range(self, world: World) -> None:
+        world.submit(like_tasks(3) + like_tasks(3))
+        assert one(world.queue, world.queue.open_run(HERE)).hi == 7
+
+    def test_what_is_too_wide_stays(self, world: World) -> None:
+        job = world.submit(like_tasks(5, Shape(8)) + like_tasks(5))
+        grant = lease(world.queue, world.queue.open_run(HERE), cpus_max=4)
+        assert [(block.lo, block.hi) for block in grant.blocks] == [(6, 11)]
+        assert (grant.ready_left, grant.too_wide) == (0, 5)
+        assert world.counts(job) == {"pending": 5, "running": 5}
+
+    def test_bounds_the_bytes_but_gives_at_least_one(self, world: World) -> None:
+        world.submit([(Shape(), [TaskText(b"x" * 1000)] * 20)])
+        run = world.queue.open_run(HERE)
+        assert len(lease(world.queue, run, bytes_max=5_000).blocks[0].tasks) == 5
+        assert len(lease(world.queue, run, bytes_max=10).blocks[0].tasks) == 1
+
+    def test_counts_what_is_left(self, world: World) -> None:
+        world.submit(like_tasks(10))
+        grant = lease(world.queue, world.queue.open_run(HERE), 3)
+        assert (grant.ready_left, grant.too_wide, grant.silent) == (7, 0, 0)
+
+    def test_higher_priority_first_then_older_job(self, world: World) -> None:
+        low, high, also_low = (world.submit(like_tasks(2), name) for name in ("low", "high", "also-low"))
+        world.set_priority(high, 5)
+        run = world.queue.open_run(HERE)
+        assert [block.job for block in lease(world.queue, run).blocks] == [high, low, also_low]
+
+    def test_held_jobs_wait(self, world: World) -> None:
+        job = world.submit(like_tasks(2))
+        world.set_held(job, True)
+        run = world.queue.open_run(HERE)
+        grant = lease(world.queue, run)
+        assert not grant.blocks and grant.ready_left == 0
+        world.set_held(job, False)
+        assert one(world.queue, run).hi == 3
+
+    def test_nothing_for_a_run_that_has_ended(self, world: World) -> None:
+        job = world.submit(like_tasks(2))
+        run = world.queue.open_run(HERE)
+        world.queue.close_run(run)
+        with pytest.raises(QueueError, match="ended"):
+            lease(world.queue, run)
+        assert world.counts(job) == {"pending": 2}
+
+    def test_silent_tells_of_runs_that_may_be_dying(self, world: World) -> None:
+        world.submit(like_tasks(10))
+        other, run = world.queue.open_run(HERE), world.queue.open_run(HERE)
+        lease(world.queue, other, 10)
+        assert lease(world.queue, run).silent == 0
+        world.pass_time(20)
+        assert lease(world.queue, run).silent == 10
+        world.queue.renew(other)
+        assert lease(world.queue, run).silent == 0
+
+
+class RecordContract:
+    def test_outcomes_are_counted(self, world: World) -> None:
+        job = world.submit(like_tasks(6))
+        run = world.queue.open_run(HERE)
+        block = one(world.queue, run)
+        states = [State.SUCCEEDED, State.FAILED, State.CANCELLED, State.SUCCEEDED]
+        outcomes = [ended(block, task, state) for task, state in enumerate(states, 1)]
+        assert world.queue.record(run, Batch(outcomes)) == frozenset()
+        assert world.counts(job) == {"succeeded": 2, "failed": 1, "cancelled": 1, "running": 2}
+        world.check()
+        assert not world.queue.record(run, Batch([ended(block, 5), ended(block, 6)], done=[block.lease]))
+        assert world.counts(job) == {"succeeded": 4, "failed": 1, "cancelled": 1}
+        world.check()
+
+    def test_a_lease_that_is_gone_records_nothing(self, world: World) -> None:
+        job = world.submit(like_tasks(4))
+        dead, run = world.queue.open_run(HERE), world.queue.open_run(HERE)
+        late, alive = one(world.queue, dead, 2), one(world.queue, dead, 2)
+        world.pass_time(LEASE_S + 1)
+        assert world.queue.expire(LEASE_S) == 4
+        again = one(world.queue, run, 2)
+        assert again.attempt == 2
+        batch = Batch(all_ended(late) + all_ended(alive), done=[late.lease, alive.lease])
+        assert world.queue.record(dead, batch) == {late.lease, alive.lease}
+        assert world.counts(job) == {"pending": 2, "running": 2}
+        world.queue.record(run, Batch(all_ended(again), done=[again.lease]))
+        assert world.outcome_lease(job, 1) == again.lease
+        world.check()
+
+    def test_a_lease_of_another_run_records_nothing(self, world: World) -> None:
+        job = world.submit(like_tasks(2))
+        run, other = world.queue.open_run(HERE), world.queue.open_run(HERE)
+        block = one(world.queue, run)
+        assert world.queue.record(other, Batch(all_ended(block), done=[block.lease])) == {block.lease}
+        assert world.counts(job) == {"running": 2}
+
+    def test_the_living_lease_of_a_batch_is_recorded_beside_a_late_one(self, world: World) -> None:
+        job = world.submit(like_tasks(4))
+        dead, run = world.queue.open_run(HERE), world.queue.open_run(HERE)
+        late = one(world.queue, dead, 2)
+        world.queue.close_run(dead)
+        alive = one(world.queue, run, 1)
+        batch = Batch([ended(alive, alive.lo), ended(late, 2)], done=[alive.lease])
+        assert world.queue.record(run, batch) == {late.lease}
+        assert world.counts(job) == {"succeeded": 1, "pending": 3}
+        world.check()
+
+    def test_the_same_batch_again_changes_nothing(self, world: World) -> None:
+        job = world.submit(like_tasks(10))
+        run = world.queue.open_run(HERE)
+        block = one(world.queue, run)
+        lost = (span(block, 3, 5), FailureClass.LOST)
+        first = Batch([ended(block, 1), ended(block, 2)], [lost])
+        last = Batch([ended(block, 5), ended(block, 6)], [(span(block, 7, 11, 1), FailureClass.NONE)], [block.lease])
+        for batch in (first, first, last, last):
+            assert world.queue.record(run, batch) == frozenset()
+            world.check()
+        assert world.counts(job) == {"succeeded": 4, "pending": 6}
+
+    def test_the_same_batch_again_after_the_lease_expired(self, world: World) -> None:
+        world.submit(like_tasks(4))
+        run = world.queue.open_run(HERE)
+        block = one(world.queue, run)
+        batch = Batch([ended(block, 1)])
+        world.queue.record(run, batch)
+        world.pass_time(LEASE_S + 1)
+        world.queue.expire(LEASE_S)
+        assert world.queue.record(run, batch) == frozenset()
+        assert world.queue.record(run, Batch([ended(block, 2)])) == {block.lease}
+        world.check()
+
+    def test_returned_tasks_run_again_with_their_number(self, world: World) -> None:
+        job = world.submit(like_tasks(10))
+        run = world.queue.open_run(HERE)
+        block = one(world.queue, run)
+        returned = [(span(block, 4, 5), FailureClass.LOST), (span(block, 5, 6), FailureClass.LOST)]
+        world.queue.record(run, Batch(returned=returned))
+        world.check()
+        again = one(world.queue, run)
+        assert (again.lo, again.hi, again.attempt) == (4, 6, 2)
+        unstarted = (span(block, 6, 11, 1), FailureClass.NONE)
+        world.queue.record(run, Batch([ended(block, task) for task in (1, 2, 3)], [unstarted], [block.lease]))
+        world.check()
+        rest = one(world.queue, run)
+        assert (rest.lo, rest.hi, rest.attempt, rest.shape) == (6, 11, 1, block.shape)
+        world.queue.record(run, Batch(all_ended(again) + all_ended(rest), done=[again.lease, rest.lease]))
+        assert world.counts(job) == {"succeeded": 10}
+        world.check()
+
+    def test_a_task_its_lease_has_returned_is_late(self, world: World) -> None:
+        job = world.submit(like_tasks(3))
+        run = world.queue.open_run(HERE)
+        block = one(world.queue, run)
+        world.queue.record(run, Batch(returned=[(span(block, 2, 3), FailureClass.LOST)]))
+        assert world.queue.record(run, Batch([ended(block, 1), ended(block, 2)])) == frozenset()
+        assert world.counts(job) == {"succeeded": 1, "pending": 1, "running": 1}
+        world.check()
+
+    def test_a_recorded_task_is_not_returned(self, world: World) -> None:
+        job = world.submit(like_tasks(3))
+        run = world.queue.open_run(HERE)
+        block = one(world.queue, run)
+        world.queue.record(run, Batch([ended(block, 2)]))
+        world.queue.record(run, Batch(returned=[(span(block, 1, 4), FailureClass.LOST)]))
+        assert world.counts(job) == {"succeeded": 1, "running": 2}
+        world.check()
+
+    def test_a_lease_is_not_deleted_while_it_owns_a_task(self, world: World) -> None:
+        job = world.submit(like_tasks(3))
+        run = world.queue.open_run(HERE)
+        block = one(world.queue, run)
+        assert world.queue.record(run, Batch([ended(block, 1)], done=[block.lease])) == frozenset()
+        world.check()
+        world.queue.close_run(run)
+        assert world.counts(job) == {"succeeded": 1, "pending": 2}
+
+    def test_an_outcome_out_of_the_lease_is_not_recorded(self, world: World) -> None:
+        job = world.submit(like_tasks(4))
+        run = world.queue.open_run(HERE)
+        block = one(world.queue, run, 2)
+        world.queue.record(run, Batch([ended(block, 3)]))
+        assert world.counts(job) == {"pending": 2, "running": 2}
+
+
+class ExpireContract:
+    def test_living_runs_keep_their_leases(self, world: World) -> None:
+        world.submit(like_tasks(4))
+        run = world.queue.open_run(HERE)
+        lease(world.queue, run)
+        world.pass_time(LEASE_S - 5)
+        world.queue.renew(run)
+        world.pass_time(LEASE_S - 5)
+        assert world.queue.expire(LEASE_S) == 0
+
+    def test_only_what_is_left_goes_back(self, world: World) -> None:
+        job = world.submit(like_tasks(20))
+        run = world.queue.open_run(HERE)
+        block = one(world.queue, run, 15)
+        world.queue.record(
+            run,
+            Batch(
+                [ended(block, task) for task in (1, 2, 5, 9, 15)],
+                [(span(block, 3, 4), FailureClass.WALLTIME), (span(block, 10, 12), FailureClass.LOST)],
+            ),
+        )
+        world.pass_time(LEASE_S + 1)
+        assert world.queue.expire(LEASE_S) == 7
+        assert world.queue.expire(LEASE_S) == 0
+        world.check()
+        assert world.counts(job) == {"succeeded": 5, "pending": 15}
+        blocks = lease(world.queue, world.queue.open_run(HERE)).blocks
+        spans = [(block.lo, block.hi, block.attempt) for block in blocks]
+        assert spans == [(3, 4, 2), (4, 5, 2), (6, 9, 2), (10, 12, 2), (12, 15, 2), (16, 21, 1)]
+
+    def test_tasks_recorded_by_a_later_lease_do_not_confuse_an_older_one(self, world: World) -> None:
+        """A lost node's tasks are leased again while their first lease still lives."""
+        job = world.submit(like_tasks(6))
+        run = world.queue.open_run(HERE)
+        block = one(world.queue, run)
+        world.queue.record(run, Batch(returned=[(span(block, 2, 4), FailureClass.LOST)]))
+        again = one(world.queue, run)
+        world.queue.record(run, Batch(all_ended(again), done=[again.lease]))
+        world.queue.record(run, Batch([ended(block, 1)], done=[block.lease]))
+        world.check()
+        world.queue.close_run(run)
+        assert world.counts(job) == {"succeeded": 3, "pending": 3}
+        world.check()
+
+    def test_a_closed_run_gives_everything_back(self, world: World) -> None:
+        job = world.submit(like_tasks(5))
+        run = world.queue.open_run(HERE)
+        block = one(world.queue, run)
+        world.queue.record(run, Batch([ended(block, 3)]))
+        world.queue.close_run(run)
+        world.queue.close_run(run)
+        assert world.counts(job) == {"succeeded": 1, "pending": 4}
+        again = lease(world.queue, world.queue.open_run(HERE)).blocks
+        assert [(block.lo, block.hi, block.attempt) for block in again] == [(1, 3, 2), (4, 6, 2)]
+        world.check()
+
+
+class QueueContract(LeaseContract, RecordContract, ExpireContract):
+    """All of it."""

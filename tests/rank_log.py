@@ -1,0 +1,26 @@
+"""`python -m tests.rank_log DIR SECONDS COMMAND...`: the command with its output in DIR/rank-N.log.
+
+Python commands dump their stacks there after SECONDS (PYTHONFAULTHANDLER alone would wait for a signal).
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+from pathlib import Path
+
+RANK_VARIABLES = ("OMPI_COMM_WORLD_RANK", "PMI_RANK", "PMIX_RANK", "SLURM_PROCID")
+
+
+def main() -> None:
+    directory, seconds, *command = sys.argv[1:]
+    rank = next((os.environ[name] for name in RANK_VARIABLES if name in os.environ), "0")
+    log = os.open(Path(directory) / f"rank-{rank}.log", os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o644)
+    os.dup2(log, 1)
+    os.dup2(log, 2)
+    os.environ["MPIFARM_TEST_DUMP_AFTER_S"] = seconds
+    os.execvp(command[0], command)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,59 @@
+"""Run files as a run would write them, for tests of what reads them."""
+
+from __future__ import annotations
+
+import zlib
+from collections.abc import Mapping
+from pathlib import Path
+
+from mpifarm.core.chunks import ChunkPacker
+from mpifarm.core.messages import Output
+from mpifarm.core.model import JobId, LeaseId, Limits, State
+from mpifarm.core.row import ROW, STDERR, STDOUT, AttemptRow, unpack_rows
+from mpifarm.output.writer import Writer
+
+
+class Scribe:
+    """Writes a run file and says where each task went. `lease` and `job` are those of all its rows."""
+
+    def __init__(self, path: Path, *, lease: int = 5, job: int = 12) -> None:
+        self.path = path
+        self.lease, self.job = LeaseId(lease), JobId(job)
+        self._writer = Writer(path, {"run": "1"}, [("node1", 1, 1)])
+        self._packer = ChunkPacker(Limits().chunk_bytes)
+
+    def write(self, outputs: Mapping[int, tuple[bytes, bytes]], **changes: int | float) -> list[tuple[AttemptRow, int]]:
+        """One message with these tasks' (stdout, stderr), synced. Returns each row with its number in the file."""
+        packed_rows = b""
+        for task, (stdout, stderr) in outputs.items():
+            extent_lo = self._packer.extent_count
+            for stream, content in ((STDOUT, stdout), (STDERR, stderr)):
+                self._packer.add((self.lease, task, 1), stream, content)
+            row = _row(self.lease, self.job, task, stdout, stderr)
+            row = row._replace(extent_lo=extent_lo, extent_hi=self._packer.extent_count, **changes)
+            packed_rows += ROW.pack(*row)
+        packed = self._packer.take()
+        appended = self._writer.append(Output(0, packed_rows, packed.extents, packed.chunks, {}))
+        self._writer.sync()
+        return [(row, appended.first_row + i) for i, row in enumerate(unpack_rows(appended.rows))]
+
+    def close(self) -> None:
+        self._writer.close()
+
+
+def _row(lease: LeaseId, job: JobId, task: int, stdout: bytes, stderr: bytes) -> AttemptRow:
+    nothing = AttemptRow._make([0] * len(AttemptRow._fields))
+    return nothing._replace(
+        lease=lease,
+        job=job,
+        task=task,
+        attempt=1,
+        state=State.SUCCEEDED,
+        cpus=1,
+        started=1e9,
+        ended=1e9 + 1.5,
+        stdout_bytes=len(stdout),
+        stderr_bytes=len(stderr),
+        stdout_crc32=zlib.crc32(stdout),
+        stderr_crc32=zlib.crc32(stderr),
+    )

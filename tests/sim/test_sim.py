@@ -1,0 +1,41 @@
+"""Farms under seeds: crashes, frozen runs, silent nodes; every task ends in exactly one outcome whose bytes are on disk.
+
+A seed that ever failed is kept in seeds.txt and runs for ever.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from tests.sim.world import World
+
+KEPT = [
+    int(line.split("#")[0])
+    for line in (Path(__file__).with_name("seeds.txt")).read_text().splitlines()
+    if line.split("#")[0].strip()
+]
+
+
+@pytest.mark.parametrize("seed", [*range(100), *KEPT])
+def test_history(seed: int) -> None:
+    World(seed).run()
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_peaceful_history_needs_one_run(seed: int) -> None:
+    """Without faults the first run drains the queue and every task runs once."""
+    world = World(seed, faults=False)
+    world.run()
+    assert {row.attempt for row, _, _ in world.queue.outcomes.values()} == {1}
+    assert len(world.runs) == 1
+
+
+@pytest.mark.torture
+def test_many_histories() -> None:
+    for seed in range(10_000, 12_000):
+        try:
+            World(seed).run()
+        except Exception as error:
+            raise AssertionError(f"seed {seed}: keep it in seeds.txt") from error

@@ -1,0 +1,328 @@
+"""A whole farm under one seed: real machines of `mpifarm.core` and the in-memory queue, simulated processes, disks, wires.
+
+Time is a heap of events. What is random (latencies, durations, faults) comes from one `random.Random(seed)`, so a seed
+is a complete description of a history. Messages pass through encode/decode as on the wire, and keep their order per
+pair of ranks as MPI promises. Faults: a run is killed, frozen beyond its lease and thawed, told to stop; a node falls
+silent; the disk is slow.
+"""
+
+from __future__ import annotations
+
+import heapq
+import random
+from collections import defaultdict
+from collections.abc import Callable
+from typing import Any
+
+from mpifarm.core import actions as act
+from mpifarm.core.dispatcher import Dispatcher
+from mpifarm.core.launching import EndedAttempt, Launching, Running, verdict
+from mpifarm.core.leader import Leader
+from mpifarm.core.messages import (
+    Drain,
+    Ended,
+    FileClosed,
+    FileOpened,
+    NotStarted,
+    OpenFile,
+    Pieces,
+    Role,
+    Setup,
+    Start,
+    StopAsked,
+    decode,
+    encode,
+)
+from mpifarm.core.model import Limits, NodeShape, RunId, Shape, TaskText
+from mpifarm.core.recorder import Recorder
+from mpifarm.core.roles import assign
+from mpifarm.core.row import STDOUT, unpack_rows
+from mpifarm.core.verbs import RunInfo
+from mpifarm.queue.memory import MemoryQueue
+
+LIMITS = Limits()
+TICK_S = 0.25
+FAULTS_END_S = 600.0
+
+
+class Launcher:
+    """The launcher's loop with processes that only take time."""
+
+    def __init__(self, run: Run, rank: int, slots: int) -> None:
+        self.run = run
+        self.rank = rank
+        self.machine = Launching(slots, LIMITS.term_to_kill_s)
+        self.started: dict[Running, float] = {}
+
+    def take(self, message: Any) -> None:
+        world = self.run.world
+        match decode(encode(message)):
+            case Setup():
+                pass
+            case Start(_, blocks):
+                for refused in self.machine.add(blocks):
+                    self._say_ended(refused, 256, b"refused")
+            case Drain(grace_s):
+                self._say(NotStarted(self.machine.drain(grace_s, world.now)))
+        self._start()
+        self._look()
+
+    def _start(self) -> None:
+        world = self.run.world
+        while (attempt := self.machine.take(world.now)) is not None:
+            self.started[attempt] = world.now
+            duration_s, status = world.behaviour(attempt)
+            if world.random.random() < 0.1:
+                key = (attempt.block.lease, attempt.task, attempt.block.attempt)
+                self.run.later(duration_s / 2, lambda key=key: self._say(Pieces(((key, STDOUT, b"early "),))))
+            self.run.later(duration_s, lambda a=attempt, s=status: self._end(a, s))
+
+    def _look(self) -> None:
+        """Send the signals that are due; a simulated process ends on either."""
+        if self.machine.next_due < float("inf"):
+            self.run.later(max(0.0, self.machine.next_due - self.run.world.now), self._signal)
+
+    def _signal(self) -> None:
+        for attempt, kill in self.machine.due(self.run.world.now):
+            self.run.later(0.01, lambda a=attempt, k=kill: self._end(a, 9 if k else 15))
+        self._look()
+
+    def _end(self, attempt: Running, status: int) -> None:
+        if self.machine.running.get(attempt.slot) is not attempt:
+            return  # it has ended before, by a signal
+        self.machine.free(attempt.slot)
+        self._say_ended(attempt, status, b"x" * self.run.world.random.choice((0, 0, 5, 100)))
+        self._start()
+
+    def _say_ended(self, attempt: Running, status: int, output: bytes) -> None:
+        now = self.run.world.now
+        state, failure, code, signal = verdict(status, attempt.killed_for)
+        block = attempt.block
+        ended = EndedAttempt(
+            block.lease, block.job, attempt.task, block.attempt, state, failure, code, signal, attempt.slot,
+            block.shape.cpus, self.started.pop(attempt, now), now, 0.0, 0.0, 0, 0, 0, output, b"",
+        )  # fmt: skip
+        self._say(Ended((tuple(ended),)))
+
+    def _say(self, message: Any) -> None:
+        self.run.arrive(self.rank, self.rank, Role.LEADER, decode(encode(message)))
+
+
+class Run:
+    """One simulated `mpifarm run`: ranks, launchers, doors, a file."""
+
+    def __init__(self, world: World, ranks_per_node: list[int]) -> None:
+        self.world = world
+        self.alive = True
+        self.thaws_at = 0.0
+        self.silent: set[int] = set()
+        self.finished: act.Finished | None = None
+        self.durable: dict[int, tuple[int, int, int]] = {}
+        self._order: dict[tuple[int, int], float] = defaultdict(float)
+        leaders: list[int] = []
+        for count in ranks_per_node:
+            leaders += [len(leaders)] * count
+        self.roles = assign(leaders)
+        slots = [world.random.randint(1, 4) if world.faults else 4 for _ in ranks_per_node]
+        self.id: RunId = world.queue.open_run(
+            RunInfo("sim", len(world.runs) + 1, "boot", "", "", "", len(slots), len(leaders), sum(slots))
+        )
+        pairs = list(zip(self.roles.leaders, slots))
+        self.dispatcher = Dispatcher(pairs, self.roles.recorder, 20.0, LIMITS, world.now)
+        self.machines: dict[tuple[int, Role], Any] = {
+            (0, Role.DISPATCHER): self.dispatcher,
+            (self.roles.recorder, Role.RECORDER): Recorder(LIMITS),
+        }
+        self.launchers = {}
+        for number, (rank, count) in enumerate(pairs):
+            node = NodeShape(f"n{number}", tuple(range(count)), count)
+            leader = Leader(rank, node, number, self.roles.recorder, LIMITS)
+            self.machines[rank, Role.LEADER] = leader
+            self.launchers[rank] = Launcher(self, rank, count)
+            self.perform(rank, leader.start(world.now))
+        self.arrive(0, 0, Role.DISPATCHER, act.RunOpened(self.id, OpenFile("file", {}, ())))
+        self.later(TICK_S, self._tick)
+        self.later(LIMITS.heartbeat_every_s, self._beat)
+
+    # --- time ---
+
+    def later(self, delay_s: float, step: Callable[[], None]) -> None:
+        """Do `step` then, if this run is alive; a frozen run does it when it thaws."""
+
+        def guarded() -> None:
+            if not self.alive:
+                return
+            if self.thaws_at > self.world.now:
+                self.world.at(self.thaws_at, guarded)
+                return
+            step()
+
+        self.world.at(self.world.now + delay_s, guarded)
+
+    def _tick(self) -> None:
+        for rank, role in self.machines:
+            self.handle(rank, role, act.Tick())
+        self.later(TICK_S, self._tick)
+
+    def _beat(self) -> None:
+        self.world.queue.renew(self.id)
+        self.later(LIMITS.heartbeat_every_s, self._beat)
+
+    # --- wires ---
+
+    def arrive(self, source: int, rank: int, role: Role, event: Any) -> None:
+        """Deliver an event after a latency, in order per pair of ranks."""
+        at = max(self.world.now + self.world.latency_s(), self._order[source, rank])
+        self._order[source, rank] = at
+        self.later(at - self.world.now, lambda: self.handle(rank, role, event))
+
+    def handle(self, rank: int, role: Role, event: Any) -> None:
+        if rank in self.silent or self.finished:
+            return
+        self.perform(rank, self.machines[rank, role].handle(event, self.world.now))
+
+    def perform(self, rank: int, actions: list[act.Action]) -> None:
+        for action in actions:
+            match action:
+                case act.Send(to, message):
+                    self.arrive(rank, to, message.TO, decode(encode(message)))
+                case act.ToLauncher(message):
+                    self.later(1e-4, lambda m=message, r=rank: self._to_launcher(r, m))
+                case act.HoldLauncher() | act.Say():
+                    pass
+                case act.OpenRunFile():
+                    self.arrive(rank, rank, Role.RECORDER, FileOpened("file"))
+                case act.CloseRunFile():
+                    self.arrive(rank, rank, Role.RECORDER, FileClosed())
+                case act.Append(output):
+                    self.later(self.world.disk_s(), lambda o=output, r=rank: self._store(r, o))
+                case act.Finished():
+                    self.finished = action
+                    self.world.closed += 1
+                case _:
+                    self.later(self.world.latency_s(), lambda a=action: self._ask_queue(a))
+
+    def _to_launcher(self, rank: int, message: Any) -> None:
+        if rank not in self.silent:
+            self.launchers[rank].take(message)
+
+    # --- doors ---
+
+    def _store(self, rank: int, output: Any) -> None:
+        first = len(self.durable)
+        for number, row in enumerate(unpack_rows(output.rows), first):
+            self.durable[number] = (row.lease, row.task, row.attempt)
+        stored = act.Stored(output.rank, output.rows, first, output.size, 0, output.tails)
+        self.arrive(rank, rank, Role.RECORDER, stored)
+
+    def _ask_queue(self, ask: Any) -> None:
+        queue, reply = self.world.queue, None
+        match ask:
+            case act.AskLease(tasks_max, cpus_max):
+                reply = act.Granted(queue.lease(self.id, tasks_max, LIMITS.block_bytes_max, cpus_max))
+            case act.AskRecord(batch):
+                for row, file_row, _ in batch.outcomes:
+                    assert self.durable[file_row] == (row.lease, row.task, row.attempt), "recorded before flushed"
+                reply = act.Recorded(batch, queue.record(self.id, batch))
+            case act.AskExpire():
+                reply = act.Expired(queue.expire(LIMITS.lease_s))
+            case act.AskName(path):
+                queue.name_file(self.id, path)
+            case act.AskClose():
+                queue.close_run(self.id)
+                reply = act.RunClosed()
+        queue.check()
+        if reply is not None:
+            self.arrive(0, 0, Role.DISPATCHER, reply)
+
+
+class World:
+    """The seed's history: one queue, runs that come and go."""
+
+    def __init__(self, seed: int, faults: bool = True) -> None:
+        self.random = random.Random(seed)
+        self.now = 1000.0
+        self.closed = 0
+        self.runs: list[Run] = []
+        self.queue = MemoryQueue(lambda: self.now)
+        self._heap: list[tuple[float, int, Callable[[], None]]] = []
+        self._sequence = 0
+        self.faults = faults
+        self._scale_s = self.random.choice((0.05, 1.0, 30.0))
+        self.tasks = 0
+        for number in range(self.random.randint(1, 3)):
+            parts = []
+            for _ in range(self.random.randint(1, 4)):
+                shape = Shape(self.random.choice((1, 1, 1, 2, 4)), self.random.choice((0.0, 0.0, 50.0)))
+                count = self.random.choice((1, 7, 60))
+                parts.append((shape, [TaskText(b"true")] * count))
+                self.tasks += count
+            self.queue.add_job(f"job{number}", parts)
+
+    def at(self, when: float, step: Callable[[], None]) -> None:
+        self._sequence += 1
+        heapq.heappush(self._heap, (when, self._sequence, step))
+
+    def latency_s(self) -> float:
+        return self.random.expovariate(1 / 0.002)
+
+    def disk_s(self) -> float:
+        return self.random.expovariate(1 / 0.05)
+
+    def behaviour(self, attempt: Running) -> tuple[float, int]:
+        """(seconds, wait status) of a process, the same for a task whenever it runs."""
+        chance = random.Random(attempt.task * 7919 + attempt.block.job)
+        return chance.expovariate(1 / self._scale_s), chance.choice((0, 0, 0, 256, 9))
+
+    def run(self) -> None:
+        """Until every task has an outcome; a history that takes too long is a bug."""
+        self._start_run()
+        if self.faults:
+            self.at(self.now + self.random.uniform(0.0, 20.0), self._fault)
+        self.at(self.now + 5.0, self._keep_going)
+        while self._heap and not self.over:
+            self.now, _, step = heapq.heappop(self._heap)
+            step()
+            assert self.now < 50_000, "nothing moves any more"
+        self.queue.check()
+        files = [run.durable for run in self.runs]
+        for row, file_row, _ in self.queue.outcomes.values():
+            assert any(durable.get(file_row) == (row.lease, row.task, row.attempt) for durable in files)
+
+    @property
+    def over(self) -> bool:
+        return len(self.queue.outcomes) == self.tasks
+
+    def _start_run(self) -> None:
+        nodes = [self.random.randint(1, 3) for _ in range(self.random.randint(1, 4))]
+        run = Run.__new__(Run)
+        self.runs.append(run)
+        run.__init__(self, nodes)  # type: ignore[misc]
+
+    def _keep_going(self) -> None:
+        """A user who starts the next run when the last one is over."""
+        if not any(run.alive and not run.finished for run in self.runs):
+            self._start_run()
+        self.at(self.now + 5.0, self._keep_going)
+
+    def _fault(self) -> None:
+        living = [run for run in self.runs if run.alive and not run.finished]
+        if living:
+            run = self.random.choice(living)
+            match self.random.choice(("kill", "freeze", "stop", "silence", "another", "brief freeze")):
+                case "kill":
+                    run.alive = False
+                case "freeze":
+                    run.thaws_at = self.now + self.random.uniform(1.0, 3.0) * LIMITS.lease_s
+                case "brief freeze":
+                    run.thaws_at = self.now + self.random.uniform(0.1, 5.0)
+                case "stop":
+                    run.arrive(0, 0, Role.DISPATCHER, StopAsked(15, 0))
+                case "silence":
+                    run.silent.add(self.random.choice(run.roles.leaders))
+                    if 0 in run.silent:
+                        run.alive = False
+                case "another":
+                    self._start_run()
+        if self.now < 1000.0 + FAULTS_END_S:
+            self.at(self.now + self.random.expovariate(1 / (self._scale_s * 10)), self._fault)
