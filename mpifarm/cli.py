@@ -168,7 +168,7 @@ class _Submit(click.Command):
 @click.option("--each-line", metavar="FILE", help="A task per line of FILE, {} in COMMAND.")
 @click.option("--from-json", metavar="FILE", help="A task per object of a JSON array or of JSON lines.")
 @click.option("--name", metavar="NAME", help="Name of the job; else made from the file's.")
-@click.option("--cpus", type=click.IntRange(1, CPUS_MAX), default=1, show_default=True, help="Cores per task.")
+@click.option("--cpus", type=click.IntRange(1, CPUS_MAX), default=1, metavar="N", help="Cores per task; else 1.")
 @click.option(
     "--time-limit",
     "time_limit_s",
@@ -252,7 +252,7 @@ def run(**options: Any) -> RunOptions:
 def report(job: str | None, **options: Any) -> int:
     """How all jobs stand; how JOB stands and why tasks failed; or the outputs of tasks, byte for byte.
 
-    JOB is a name, a number, or `last`. Works while runs are going on.
+    JOB is a name, a number, or `last`; JOB.17 or JOB.3,7-9 names its tasks. Works while runs are going on.
 
     \b
     Examples:

@@ -241,16 +241,18 @@ class FileDoor(_Door):
                 self._inbox.post(Role.RECORDER, event)
 
     def _persist(self, step: Callable[[], _T]) -> _T | None:
-        """Do one step; while the file cannot be written, tell why once and try again. None: given up, leaving."""
+        """Do one step; while the file cannot be written, tell why once and try again. None: given up, for the file
+        is broken or the run leaves."""
         told = ""
         while True:
             try:
                 return step()
             except OutputError as error:
-                if str(error) != told:
+                broken = self._writer is None or self._writer.broken
+                if str(error) != told or broken:
                     told = str(error)
-                    self._inbox.post(Role.RECORDER, FileTrouble(told, fatal=False))
-                if self._leaving.is_set():
+                    self._inbox.post(Role.RECORDER, FileTrouble(told, fatal=bool(broken)))
+                if broken or self._leaving.is_set():
                     return None
                 self._pause(1.0)
 

@@ -1,9 +1,9 @@
 """The environment of a task: what the farm's own launch left in it is taken out, what names the task is put in.
 
 A task that finds the variables of the rank's MPI launch believes it is a rank: a program linked with MPI then fails or
-hangs in MPI_Init, and a nested mpiexec or srun waits for ever. So the variables that mpiexec, prterun, srun and their like set
-for one process are taken out; settings of the user (OMPI_MCA_x, MPIR_CVAR_x, ...) and of the allocation stay. Pure
-tables over bytes: imports nothing but the standard library's typing.
+hangs in MPI_Init, and a nested mpiexec or srun waits for ever. So what mpiexec, prterun, srun and their like set for
+one process is taken out; settings of the user (OMPI_MCA_x, MPIR_CVAR_x, ...) and of the allocation stay. Pure tables
+over bytes: imports nothing of the package.
 """
 
 from __future__ import annotations
@@ -12,8 +12,8 @@ from collections.abc import Mapping
 
 Environment = dict[bytes, bytes]
 
-# Set for each process by: every PMI server; MPICH's and Intel's hydra; Open MPI 4 and 5; MVAPICH; Cray PALS; Flux; ALPS;
-# IBM jsrun.
+# Set for each process by: every PMI server; MPICH's and Intel's hydra; Open MPI 4 and 5; MVAPICH; Cray PALS, Flux,
+# ALPS, IBM jsrun.
 _PROCESS_PREFIXES = (
     b"PMI_", b"PMI2_", b"PMIX_",
     b"HYDI_", b"HYDRA_", b"MPI_LOCAL", b"I_MPI_HYDRA",
@@ -60,7 +60,7 @@ JOB, TASK, ATTEMPT = b"MPIFARM_JOB", b"MPIFARM_TASK", b"MPIFARM_ATTEMPT"
 ENTRY, CPUS, SLOT, NODE = b"MPIFARM_ENTRY", b"MPIFARM_CPUS", b"MPIFARM_SLOT", b"MPIFARM_NODE"
 
 ENTRY_BYTES_MAX = 100 << 10
-"""A longer entry is left out: one variable may not exceed 128 KiB, and all of them share one space with the arguments."""
+"""A longer entry is left out: one variable may not exceed 128 KiB, and all share one space with the arguments."""
 
 
 def name_task(env: Environment, task: int, attempt: int, cpus: int, slot: int, entry: bytes) -> None:

@@ -2,10 +2,13 @@
 
     rank --fork--> guardian --fork--> launcher --spawn--> tasks, each its own process group
 
-Guardian and launcher are subreapers, so a process that loses its parent becomes a child of the launcher (or of the guardian
-when the launcher is gone) and cannot get out of sight, whatever session it made itself. Whoever dies, by whatever signal:
-rank: the launcher sees the end of its socket, kills all tasks and leaves. Launcher: its processes become the guardian's
-children, which kills them until there are none. Guardian: the launcher sees the end of a pipe and does the same.
+Guardian and launcher are subreapers: a process that loses its parent becomes a child of the launcher (of the guardian
+when the launcher is gone) and cannot get out of sight, whatever session it made itself. Whoever dies, by any signal:
+
+    rank      the launcher sees the end of its socket, kills all tasks and leaves
+    launcher  its processes become children of the guardian, which kills them until there are none
+    guardian  the launcher sees the end of a pipe, kills all tasks and leaves
+
 Forked from a small process before MPI_Init; must never import anything heavy.
 """
 
@@ -36,9 +39,9 @@ def fork_guarded(link_fd: int, serve: Serve) -> int:
     sys.stdout.flush()
     sys.stderr.flush()
     pid = os.fork()
-    if pid:
-        return pid
-    _leave_after(lambda: _guard(link_fd, serve))
+    if not pid:
+        _leave_after(lambda: _guard(link_fd, serve))
+    return pid
 
 
 def _leave_after(work: Callable[[], None]) -> NoReturn:
@@ -163,6 +166,7 @@ class Children:
         return data
 
     def count(self) -> int:
+        """How many. Cheap: asked after every task."""
         return self._read().count(b" ")
 
     def pids(self) -> list[int]:

@@ -88,7 +88,8 @@ def fork_launcher() -> Launcher:
 
 def serve(link_fd: int, guard_fd: int) -> None:
     """The launcher's life. Returns when the rank has gone, or the guardian (the other end of `guard_fd`)."""
-    sock = socket.socket(fileno=link_fd)
+    # A copy: the rank shall see the end of `link_fd` only with the end of this process, when all tasks are dead.
+    sock = socket.socket(fileno=os.dup(link_fd))
     sock.sendall(os.getpid().to_bytes(_PID_BYTES, "little"))
     link = Link(sock)
     poll = select.poll()

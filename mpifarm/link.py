@@ -1,7 +1,8 @@
 """The socket between a rank and its launcher: whole messages, never a wait. Used by both ends.
 
 A frame is 4 bytes of length (little endian) and an encoded message. What the socket does not take at once is kept, and
-`pending` says how much that is: who produces more than the other end reads must look at it and stop. Imports nothing heavy.
+`pending` says how much that is: who produces more than the other end reads must look at it and stop. Imports nothing
+heavy.
 """
 
 from __future__ import annotations

@@ -1,8 +1,9 @@
 """Processes that outlive the task that started them: whose they are, and their end when their task has ended.
 
-Every such process becomes a child of the launcher, its subreaper. Whose it was tells its process group (that of the task, unless
-it left it) or else the MPIFARM_ variables in its environment. One that hides both (`setsid env -i ...`) is kept
-apart with all tasks that may have started it, and ends when the last of these has ended. Must never import anything heavy.
+Every such process becomes a child of the launcher, its subreaper. Whose it was tells its process group (that of the
+task, unless it left it) or else the MPIFARM_ variables in its environment. One that hides both (`env -i setsid ...`)
+is put down to all tasks that may have started it, and ends when the last of these has ended. Must never import
+anything heavy.
 """
 
 from __future__ import annotations

@@ -1,10 +1,10 @@
-"""What the launcher has to tell its rank, gathered so that the rank is not woken for each task. Imports nothing heavy."""
+"""What the launcher has to tell its rank, gathered so that not every task wakes the rank. Imports nothing heavy."""
 
 from __future__ import annotations
 
 from math import inf
 
-from mpifarm.core.messages import Ended, Pieces
+from mpifarm.core.messages import Ended, LauncherLog, Pieces
 from mpifarm.link import Link
 
 ENDED_MAX = 64
@@ -23,26 +23,31 @@ class Outbox:
         self._link = link
         self._ended: list[tuple[object, ...]] = []
         self._pieces: list[tuple[AttemptId, int, bytes]] = []
+        self._log: list[str] = []
         self._bytes = 0
         self.due_at = inf
         """When `flush` is due."""
 
     def add_ended(self, attempt: tuple[object, ...], size: int, now: float) -> None:
-        """`size`: bytes of output in it."""
+        """`attempt`: the fields of an EndedAttempt. `size`: bytes of output in it."""
         self._ended.append(attempt)
         self._bytes += size
-        self._due(now, ENDED_WAIT_S, len(self._ended) >= ENDED_MAX)
+        if len(self._ended) >= ENDED_MAX or self._bytes >= BYTES_MAX:
+            self.due_at = now
+        elif self.due_at > now + ENDED_WAIT_S:
+            self.due_at = now + ENDED_WAIT_S
 
     def add_piece(self, attempt: AttemptId, stream: int, piece: bytes, now: float) -> None:
         self._pieces.append((attempt, stream, piece))
         self._bytes += len(piece)
-        self._due(now, PIECES_WAIT_S, False)
-
-    def _due(self, now: float, wait_s: float, full: bool) -> None:
-        if full or self._bytes >= BYTES_MAX:
+        if self._bytes >= BYTES_MAX:
             self.due_at = now
-        elif now + wait_s < self.due_at:
-            self.due_at = now + wait_s
+        elif self.due_at > now + PIECES_WAIT_S:
+            self.due_at = now + PIECES_WAIT_S
+
+    def add_log(self, text: str, now: float) -> None:
+        self._log.append(text)
+        self.due_at = now
 
     def flush(self) -> None:
         """Send everything gathered."""
@@ -52,5 +57,8 @@ class Outbox:
         if self._ended:
             self._link.send(Ended(tuple(self._ended)))
             self._ended = []
+        for text in self._log:
+            self._link.send(LauncherLog(text))
+        self._log.clear()
         self._bytes = 0
         self.due_at = inf

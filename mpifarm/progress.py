@@ -96,17 +96,12 @@ class Progress:
             from rich.progress import Progress as Bar
 
             columns = (BarColumn(bar_width=30), TextColumn("{task.description}", markup=False))
-            self._bar = Bar(*columns, console=Console(file=self._stream), auto_refresh=False, transient=True)
+            console = Console(file=self._stream)
+            # What others print on stderr appears above the bar; stdout is for results and stays untouched.
+            self._bar = Bar(*columns, console=console, auto_refresh=False, transient=True, redirect_stdout=False)
             self._bar.add_task("", total=None)
             self._bar.start()
         self._bar.update(self._bar.task_ids[0], completed=done, total=total, description=text, refresh=True)
-
-    def say(self, text: str) -> None:
-        """Print a line of its own, above the bar if there is one."""
-        if self._bar is None:
-            print(text, file=self._stream, flush=True)
-        else:
-            self._bar.console.print(text, markup=False, highlight=False, soft_wrap=True)
 
     def close(self) -> None:
         """Take the bar away; what was reached is for the caller to say."""

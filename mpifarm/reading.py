@@ -1,8 +1,8 @@
 """The output of tasks that run for a while, read as it comes. Imports nothing heavy.
 
-The pipes of short tasks are never watched; their output is read once, when they have ended. A watched pipe that gave little
-rests a moment before it is watched again. So a short task costs no wake of its own, a talkative one twenty a second, a
-silent one none, and a flood is read as fast as the rank takes it.
+The pipes of short tasks are hardly watched; their output is read once, when they have ended. A watched pipe that gave
+little rests a moment before it is watched again. So a short task costs no wake of its own, a talkative one twenty a
+second, a silent one none, and a flood is read as fast as the rank takes it.
 """
 
 from __future__ import annotations

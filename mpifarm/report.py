@@ -8,11 +8,12 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import shutil
 import sys
 import time
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, TextIO
 
@@ -22,6 +23,7 @@ from mpifarm.errors import UsageError
 from mpifarm.extract import FINAL, Missing, extract, prepare_directory, write_outputs
 from mpifarm.report_json import array, report_object, task_object
 from mpifarm.report_text import STATES, JobReport, Look, job_text, jobs_text, task_head, task_text
+from mpifarm.units import parse_ranges
 
 if TYPE_CHECKING:
     from mpifarm.queue.client import Client, JobSummary
@@ -73,6 +75,21 @@ class Wanted:
     as_json: bool = False
 
 
+_OF_TASKS = re.compile(r"(.+)\.(\d[\d,:_-]*)")
+"""JOB.17, JOB.3,7-9."""
+
+
+def find(client: Client, selector: str, ranges: Ranges | None) -> tuple[JobSummary, Ranges | None]:
+    """The job that is meant, and its tasks: those asked for, or those of JOB.17 unless a whole job is called so."""
+    named = _OF_TASKS.fullmatch(selector)
+    if ranges is not None or named is None:
+        return client.find(selector), ranges
+    try:
+        return client.find(selector), None
+    except UsageError:
+        return client.find(named[1]), parse_ranges(named[2])
+
+
 def check(job: str | None, wanted: Wanted) -> None:
     """Raises UsageError for options that make no sense together, before the queue is asked."""
     outputs = wanted.ranges is not None or wanted.extract is not None
@@ -80,7 +97,8 @@ def check(job: str | None, wanted: Wanted) -> None:
         raise UsageError("of which job? mpifarm report JOB --tasks ... (mpifarm report lists the jobs)")
     if outputs and wanted.as_json:
         raise UsageError("outputs are bytes, not JSON: leave out --json (mpifarm tasks JOB --json has the rest)")
-    if (wanted.only_stderr or wanted.both) and (wanted.ranges is None or wanted.extract is not None):
+    tasks = wanted.ranges is not None or (job is not None and _OF_TASKS.fullmatch(job) is not None)
+    if (wanted.only_stderr or wanted.both) and (not tasks or wanted.extract is not None):
         raise UsageError("--stderr and --both go with --tasks; --extract writes both streams anyway")
     if wanted.only_stderr and wanted.both:
         raise UsageError("--stderr or --both, not the two of them")
@@ -93,8 +111,9 @@ def report(client: Client, selector: str | None, wanted: Wanted) -> Missing:
     if selector is None:
         _print_jobs(client, wanted)
         return Missing([], 0)
-    job = client.find(selector)
-    if wanted.ranges is None and wanted.extract is None:
+    job, ranges = find(client, selector, wanted.ranges)
+    wanted = replace(wanted, ranges=ranges)
+    if ranges is None and wanted.extract is None:
         _print_job(client, job, wanted)
         return Missing([], 0)
     check_ranges(job, wanted.ranges or [])
@@ -141,7 +160,7 @@ def _print_job(client: Client, job: JobSummary, wanted: Wanted) -> None:
 
 def print_tasks(client: Client, selector: str, ranges: Ranges | None, states: Sequence[str], *, as_json: bool) -> None:
     """A line per task, or a JSON array of objects; written as the rows arrive, so memory stays flat."""
-    job = client.find(selector)
+    job, ranges = find(client, selector, ranges)
     check_ranges(job, ranges or [])
     lines = client.tasks(job.id, ranges=ranges, states=states or None)
     if as_json:

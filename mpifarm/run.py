@@ -92,6 +92,8 @@ def _main_in_world(world: World, launcher: Launcher, argv: list[str]) -> int:
     hello = RankHello(socket.gethostname(), tuple(sorted(os.sched_getaffinity(0))), (__version__, VERSION))
     hellos = world.gather(hello)
     plan: Plan | None = None
+    if world.rank == roles.recorder:
+        import mpifarm.output.writer  # noqa: F401 - while rank 0 opens the queue, not between that and the first task
     if hellos is not None:
         try:
             session = Session(argv, world.size, roles, hellos)

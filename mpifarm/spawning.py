@@ -1,12 +1,13 @@
 """From an attempt to a process: argv, environment, directory, and the pipes of its slot.
 
 os.posix_spawn only: it costs the same from a big process as from a small one, and there is no Python between fork and
-exec. It cannot change directory, so the launcher itself stands in the directory of the job. A line that needs no shell is executed
-directly; whatever goes wrong with that is left to bash, so the user reads bash's message and gets bash's exit code.
+exec. It cannot change directory, so the launcher itself stands in the directory of the job. A line that needs no shell
+is executed directly; whatever goes wrong with that is left to bash, so the user reads bash's message and gets bash's
+exit code.
 
-The pipes of a slot are kept from task to task, and the launcher holds their write ends: there is no end of file to wait for, and
-what is in them when the main process has been waited for is all the task has written. Only after a task that left
-processes behind they are renewed, so that no late byte can reach the output of the next task.
+The pipes of a slot are kept from task to task, and the launcher holds their write ends: there is no end of file to
+wait for, and what is in them when the main process has been waited for is all the task has written. Only after a task
+that left processes behind they are renewed, so that no late byte can reach the output of the next task.
 """
 
 from __future__ import annotations
@@ -34,14 +35,14 @@ ALL_PIPES_BYTES_MAX = 16 << 20
 """Of all slots of a node together: a quarter of what an ordinary user may have before pipes shrink to a page."""
 LAST_BYTES_WAIT_S = 0.05
 
-# The script is a file, since one argument may not exceed 128 KiB. It is closed before the line runs, and $0, $# and the line
-# number in messages are as with `bash -c LINE`.
+# A long line is a file, since one argument may not exceed 128 KiB. It is closed before the line runs; $0, $# and the
+# line number in messages are as with `bash -c LINE`.
 _LONG_LINE_FD = 9
 _LONG_LINE = b'eval "exec 9<&-; $(cat <&9)"'
 
 
-# Python and the launcher ignore some, a task must not. All, since glibc asks the kernel about each one that is left out: 60
-# system calls and 7 us per task.
+# Python and the launcher ignore some, a task must not. All of them, since glibc asks the kernel about each one that is
+# left out: 60 system calls and 7 us per task.
 _ALL_SIGNALS = tuple(signal.valid_signals())
 
 

@@ -74,8 +74,9 @@ def _in_runs(shape: Shape, commands: list[bytes]) -> Iterator[tuple[Shape, list[
 
 def _buffers(stream: BinaryIO) -> Iterator[bytes]:
     """The file as buffers of whole lines, each line ended by LF. One that is too long may come cut off."""
+    read = getattr(stream, "read1", stream.read)  # returns what a pipe has: between two reads a Ctrl-C is noticed
     kept = b""
-    chunk = stream.read(_READ_BYTES).removeprefix(_BOM)
+    chunk = read(_READ_BYTES).removeprefix(_BOM)
     while chunk:
         end = chunk.rfind(b"\n") + 1
         if end:
@@ -85,7 +86,7 @@ def _buffers(stream: BinaryIO) -> Iterator[bytes]:
             kept += chunk
             if len(kept) > COMMAND_BYTES_MAX + len(b"\r"):
                 break
-        chunk = stream.read(_READ_BYTES)
+        chunk = read(_READ_BYTES)
     if kept:
         yield kept + b"\n"
 

@@ -15,8 +15,8 @@ import signal
 import time
 from math import inf
 
-from mpifarm.core.launching import NOT_LAUNCHED, RETURNED, Launching, Running, Verdict, may_be_memory, verdict
-from mpifarm.core.messages import Drain, LauncherLog, LinkMessage, NotStarted, Setup, Start
+from mpifarm.core.launching import NOT_LAUNCHED, RETURNED, Launching, Running, may_be_memory, verdict
+from mpifarm.core.messages import Drain, LinkMessage, NotStarted, Setup, Start
 from mpifarm.core.model import FailureClass, Limits
 from mpifarm.link import Link
 from mpifarm.memory_killer import MemoryKiller
@@ -34,9 +34,6 @@ RETRY_FOR_S = 30.0
 LOGGED_ORPHANS_MAX = 10
 BLOCK_BYTES = 512
 """ru_inblock and ru_oublock count these."""
-
-Used = tuple[float, float, int, int, int]
-"""User and system seconds, largest resident KiB, bytes read and written."""
 
 
 class Watch:
@@ -62,6 +59,7 @@ class Watch:
         self._stalled: list[tuple[Running, float]] = []
         """Attempts that hold a slot and wait for a process to be free, and since when."""
         self._retry_at = inf
+        self._wake_at = inf
         self._writing = False
         for fd in (link.fileno(), child_fd, guard_fd):
             self._epoll.register(fd, select.EPOLLIN)
@@ -71,27 +69,46 @@ class Watch:
         link_fd, child_fd, guard_fd = self._link.fileno(), self._child_fd, self._guard_fd
         now = time.monotonic()
         while self._link.open:
-            for message in messages:
-                self._receive(message, now)
-            messages = []
-            self._settle(now)
+            if messages:
+                for message in messages:
+                    self._receive(message, now)
+                messages = []
+                self._mind_the_link(now)
+            self._fill(now)
+            if self._ended:  # told only now: a core waited for its next task
+                self._tell_ended(now)
             events = self._epoll.poll(self._rest_s(now))
             now = time.monotonic()
             for fd, _ in events:
                 if fd == child_fd:
                     os.read(child_fd, 128)
-                    self._reap()
+                    self._reap(now)
                 elif fd == link_fd:
                     self._link.flush()
                     messages = self._link.receive()
+                    self._mind_the_link(now)
                 elif fd == guard_fd:
                     return
                 else:
                     self._reader.read(fd, now)
+            if now >= self._wake_at:
+                self._do_due(now)
 
     def _rest_s(self, now: float) -> float | None:
-        at = min(self._launching.next_due, self._outbox.due_at, self._reader.due_at, self._retry_at)
+        self._wake_at = at = min(self._launching.next_due, self._outbox.due_at, self._reader.due_at, self._retry_at)
         return None if at == inf else max(at - now, 0.0)
+
+    def _do_due(self, now: float) -> None:
+        if now >= self._launching.next_due:
+            for running, kill in self._launching.due(now):
+                self._signal(running, signal.SIGKILL if kill else signal.SIGTERM, now)
+        if now >= self._retry_at:
+            self._retry(now)
+        if now >= self._reader.due_at:
+            self._reader.watch(self._seats)
+        if now >= self._outbox.due_at:
+            self._outbox.flush()
+            self._mind_the_link(now)
 
     def _receive(self, message: LinkMessage, now: float) -> None:
         match message:
@@ -109,27 +126,8 @@ class Watch:
             case _:
                 raise AssertionError(message)
 
-    def _settle(self, now: float) -> None:
-        """Do what is due; start what fits."""
-        if now >= self._launching.next_due:
-            for running, kill in self._launching.due(now):
-                self._signal(running, signal.SIGKILL if kill else signal.SIGTERM, now)
-        if now >= self._retry_at:
-            self._retry(now)
-        if not (self._reader.held or self._stalled):
-            while (attempt := self._launching.take(now)) is not None:
-                self._start(attempt, now, now)
-                if self._stalled:
-                    break
-        if self._ended:  # said only now: a core waited for its next task
-            self._tell_ended(now)
-        if now >= self._reader.due_at:
-            self._reader.watch(self._seats)
-        if now >= self._outbox.due_at or self._launching.idle:
-            self._outbox.flush()
-        self._mind_the_link(now)
-
     def _mind_the_link(self, now: float) -> None:
+        """Watch for the link's being writable while something is pending; stop the flow while it is too much."""
         pending = self._link.pending
         if (pending > 0) != self._writing:
             self._writing = pending > 0
@@ -141,6 +139,14 @@ class Watch:
             self._reader.release(now)
 
     # --- starting ---------------------------------------------------------------------------------------------
+
+    def _fill(self, now: float) -> None:
+        """Start what fits."""
+        if self._reader.held:
+            return
+        take = self._launching.take
+        while not self._stalled and (running := take(now)) is not None:
+            self._start(running, now, now)
 
     def _start(self, running: Running, now: float, since: float) -> None:
         """Make a process of an attempt that has its slot, and wanted to start already at `since`."""
@@ -183,7 +189,7 @@ class Watch:
 
     # --- ending -----------------------------------------------------------------------------------------------
 
-    def _reap(self) -> None:
+    def _reap(self, now: float) -> None:
         """Empty the seats of the tasks that have ended. What there is to say about them waits in `_ended`."""
         ended: dict[int, tuple[Seat, int, resource.struct_rusage]] = {}
         while True:
@@ -199,7 +205,7 @@ class Watch:
             else:
                 ended[pid] = seat, status, usage
         alone = self._orphans.none_beside(self._by_pid)
-        left = () if alone else self._sweep({pid: seat for pid, (seat, _, _) in ended.items()})
+        left = () if alone else self._sweep({pid: seat for pid, (seat, _, _) in ended.items()}, now)
         for pid, (seat, status, usage) in ended.items():
             running = seat.running
             assert running is not None
@@ -212,11 +218,11 @@ class Watch:
             self._launching.free(running.slot)
             self._ended.append((running, seat.started, time.time(), status, usage, output))
 
-    def _sweep(self, ended: dict[int, Seat]) -> set[int]:
+    def _sweep(self, ended: dict[int, Seat], now: float) -> set[int]:
         """Kill what the ended left behind. Returns the pids of those that left something."""
         left, log = self._orphans.sweep(self._marks(self._by_pid), self._marks(ended))
         for line in log[: LOGGED_ORPHANS_MAX - self._orphans_logged]:
-            self._link.send(LauncherLog(line))
+            self._outbox.add_log(line, now)
             self._orphans_logged += 1
         return left
 
@@ -224,33 +230,27 @@ class Watch:
         return {pid: self._spawner.marks(seat.running) for pid, seat in seats.items() if seat.running}
 
     def _tell_ended(self, now: float) -> None:
-        for running, started, ended, status, usage, output in self._ended:
+        for running, started, ended, status, usage, (stdout, stderr) in self._ended:
+            block = running.block
             result = verdict(status, running.killed_for)
             if result[1] and may_be_memory(result) and self._memory_killer.has_killed(now):
                 result = result[0], int(FailureClass.OOM), result[2], result[3]
-            read, written = usage.ru_inblock * BLOCK_BYTES, usage.ru_oublock * BLOCK_BYTES
-            used = usage.ru_utime, usage.ru_stime, usage.ru_maxrss, read, written
-            self._tell(running, result, (started, ended), used, output, now)
+            attempt = (  # the fields of EndedAttempt
+                block.lease, block.job, running.task, block.attempt, *result, running.slot, block.shape.cpus,
+                started, ended, usage.ru_utime, usage.ru_stime, usage.ru_maxrss,
+                usage.ru_inblock * BLOCK_BYTES, usage.ru_oublock * BLOCK_BYTES, stdout, stderr,
+            )  # fmt: skip
+            self._outbox.add_ended(attempt, len(stdout) + len(stderr), now)
         self._ended.clear()
+        if self._launching.idle:
+            self._outbox.due_at = now
 
     def _end_unlaunched(self, running: Running, reason: str, now: float) -> None:
+        block, at = running.block, time.time()
         result = RETURNED if running.killed_for is FailureClass.WALLTIME else NOT_LAUNCHED
-        at = time.time()
         stderr = os.fsencode(f"mpifarm: {reason}\n")
-        self._tell(running, result, (at, at), (0.0, 0.0, 0, 0, 0), (b"", stderr), now)
-
-    def _tell(
-        self,
-        running: Running,
-        result: Verdict,
-        times: tuple[float, float],
-        used: Used,
-        output: tuple[bytes, bytes],
-        now: float,
-    ) -> None:
-        """The fields of an EndedAttempt, in order."""
-        block = running.block
-        who = block.lease, block.job, running.task, block.attempt
-        where = running.slot, block.shape.cpus
-        size = len(output[0]) + len(output[1])
-        self._outbox.add_ended((*who, *result, *where, *times, *used, *output), size, now)
+        attempt = (  # the fields of EndedAttempt
+            block.lease, block.job, running.task, block.attempt, *result, running.slot, block.shape.cpus,
+            at, at, 0.0, 0.0, 0, 0, 0, b"", stderr,
+        )  # fmt: skip
+        self._outbox.add_ended(attempt, len(stderr), now)

@@ -14,6 +14,7 @@ from typing import Any
 
 import pytest
 
+from mpifarm.queue.dsn import Dsn
 from tests.fix_mpi import MPI_SETTINGS, ROOT, mpiexec
 
 DEADLINE_S = 120.0
@@ -86,6 +87,7 @@ class Farm:
         for process in self._running:
             if process.poll() is None:
                 os.killpg(process.pid, signal.SIGKILL)
+            if process.stdout is not None and not process.stdout.closed:
                 process.communicate()
 
 
@@ -115,9 +117,9 @@ def task_processes(mark: str) -> list[int]:
 
 
 @pytest.fixture
-def farm(tmp_path: Path, dsn: str) -> Iterator[Farm]:
+def farm(tmp_path: Path, pg_dsn: Dsn) -> Iterator[Farm]:
     """A farm with an empty queue."""
-    made = Farm(tmp_path, dsn)
+    made = Farm(tmp_path, pg_dsn.text)
     try:
         yield made
     finally:

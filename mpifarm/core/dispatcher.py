@@ -161,7 +161,7 @@ class Dispatcher:
             case FileTrouble(reason, fatal):
                 actions.append(Say(reason))
                 if fatal:
-                    self._fail(reason, 5, now, actions)
+                    self._lose_file(reason, 5, actions)
             case RunClosed() if self._file_lost:
                 self._finish(actions)
             case RunClosed():
@@ -208,9 +208,9 @@ class Dispatcher:
             self._recorder_heard_at += asleep_s
         silent_s = now - self._recorder_heard_at
         if silent_s > self._limits.leader_lost_s and not self._file_lost:
-            self._lose_file(
-                f"rank {self._recorder}, which writes the run file, is silent for {silent_s:.0f} s", actions
-            )
+            self.nodes_lost += 1
+            reason = f"rank {self._recorder}, which writes the run file, is silent for {silent_s:.0f} s"
+            self._lose_file(reason, 3, actions)
         for rank, seconds in self._dealer.silent(now, self._limits.leader_lost_s):
             self._lose(rank, f"silent for {seconds:.0f} s", actions)
         if now > self._drain_until:
@@ -230,11 +230,10 @@ class Dispatcher:
             self._error = (f"no node is left: {reason}", 3)
             self.phase = Phase.DRAINING
 
-    def _lose_file(self, reason: str, actions: list[Action]) -> None:
+    def _lose_file(self, reason: str, code: int, actions: list[Action]) -> None:
         """Nothing can be recorded any more: what is not goes back to the queue, and the run ends."""
-        self._error = (reason, 3)
+        self._error = (reason, code)
         self._file_lost = True
-        self.nodes_lost += 1
         if self.phase is Phase.CLOSING:
             self._finish(actions)
             return
@@ -310,14 +309,6 @@ class Dispatcher:
         running = self.ledger.tasks_out
         actions.append(Say(f"stopping: nothing new starts; {running:,} dealt tasks have {grace_s:g} s to end"))
         actions.extend(Send(rank, Stop(grace_s)) for rank in self._dealer.ranks)
-
-    def _fail(self, reason: str, code: int, now: float, actions: list[Action]) -> None:
-        self._error = (reason, code)
-        if self.phase is Phase.OPENING and not self._file_open:
-            self.phase = Phase.CLOSING
-            actions.append(AskClose())
-        elif self.phase is Phase.WORKING:
-            self._drain(0.0, now, actions)
 
     def _put_back(self, blocks: list[Block]) -> None:
         for block in blocks:

@@ -117,6 +117,8 @@ class Launching:
 
     def take(self, now: float) -> Running | None:
         """The next attempt to start, its slot taken; None when nothing fits or nothing may start any more."""
+        if not self._queue or not self._node.free_cpus:
+            return None
         place = self._next_that_fits()
         if place is None:
             return None
@@ -135,8 +137,6 @@ class Launching:
 
     def _next_that_fits(self) -> int | None:
         queue, node = self._queue, self._node
-        if not queue or not node.free_cpus:
-            return None
         if node.fits(queue[0].block.shape):
             self._passes = 0
             return 0
@@ -193,7 +193,7 @@ RETURNED: Verdict = (int(State.RETURNED), int(FailureClass.WALLTIME), 0, 0)
 
 
 def verdict(wait_status: int, killed_for: FailureClass) -> Verdict:
-    """What the wait status of an attempt's process means. An attempt that we ended did not succeed, whatever it says."""
+    """What a wait status means. An attempt that we ended did not succeed, whatever its process says."""
     if wait_status == 0 and killed_for is FailureClass.NONE:
         return _SUCCESS
     signal, exit_code = wait_status & 0x7F, wait_status >> 8

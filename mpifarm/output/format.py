@@ -113,7 +113,8 @@ def create(path: str | Path, attributes: Mapping[str, str], nodes: Sequence[tupl
 
 
 def _fill(file: h5py.File, attributes: Mapping[str, str], nodes: Sequence[tuple[str, int, int]]) -> None:
-    file.attrs.update(attributes)
+    for name, value in attributes.items():  # a path may hold bytes that are no text
+        file.attrs[name] = value.encode("utf-8", "backslashreplace").decode()
     file.attrs[VERSION_ATTRIBUTE] = FORMAT_VERSION
     file.attrs["created"] = datetime.now(timezone.utc).isoformat(timespec="seconds")
     file.attrs["how_to_read"] = HOW_TO_READ

@@ -88,6 +88,51 @@ def _unfinished(path: str | Path) -> bool:
     return head[11] != 0
 
 
+class _Table:
+    """Rows of a dataset, read ahead: who asks for row 17 will ask for row 18. `count` is as of the last `refresh`."""
+
+    def __init__(self, dataset: h5py.Dataset) -> None:
+        self._dataset = dataset
+        self._type = dataset.id.get_type()  # h5py would build it anew at each read, at three times the cost
+        self._dtype = dataset.dtype
+        self._ahead: int = dataset.chunks[0]
+        self._lo, self._rows = 0, self._fetch(0, 0)
+        self.count = self._used()
+
+    def refresh(self) -> None:
+        self._dataset.refresh()
+        self._lo, self._rows = 0, self._fetch(0, 0)
+        self.count = self._used()
+
+    def read(self, lo: int, hi: int) -> Rows:
+        """Rows [lo, hi), as far as there are any."""
+        hi = max(lo, min(hi, self.count))
+        if not self._lo <= lo <= hi <= self._lo + len(self._rows):
+            self._rows = self._fetch(lo, max(hi, min(lo + self._ahead, self.count)))
+            self._lo = lo
+        return self._rows[lo - self._lo : hi - self._lo]
+
+    def _fetch(self, lo: int, hi: int) -> Rows:
+        rows = np.zeros(hi - lo, self._dtype)
+        if len(rows):
+            space = self._dataset.id.get_space()
+            space.select_hyperslab((lo,), (len(rows),))
+            self._dataset.id.read(h5py.h5s.create_simple((len(rows),)), space, rows, self._type)
+        rows.setflags(write=False)
+        return rows
+
+    def _used(self) -> int:
+        """Rows up to the last that holds something: a writer that ran out of space may leave blank ones."""
+        hi = len(self._dataset)
+        while hi:
+            lo = max(0, hi - self._ahead)
+            used = np.flatnonzero(self._fetch(lo, hi)["lease"])
+            if used.size:
+                return lo + int(used[-1]) + 1
+            hi = lo
+        return 0
+
+
 class RunFile:
     """An open run file. Row numbers are those of `attempts`, as the queue's outcomes name them."""
 
@@ -98,10 +143,10 @@ class RunFile:
         self.nodes = [(name.decode(), int(ranks), int(slots)) for name, ranks, slots in file[NODES][:]]
         """(name, ranks, slots) by node number."""
         self._file = file
-        self._attempts, self._extents, self._bytes = file[ATTEMPTS], file[EXTENTS], file[BYTES]  # as in refresh
+        self._attempts, self._extents = _Table(file[ATTEMPTS]), _Table(file[EXTENTS])  # in the order of refresh
+        self._bytes = file[BYTES]
         self._chunk_bytes: int = self._bytes.chunks[0]
         self._kept: OrderedDict[int, bytes] = OrderedDict()
-        self._count()
 
     def __enter__(self) -> RunFile:
         return self
@@ -114,18 +159,27 @@ class RunFile:
     def close(self) -> None:
         self._file.close()
 
+    @property
+    def rows(self) -> int:
+        """Rows in `attempts`, as of the last `refresh`."""
+        return self._attempts.count
+
+    @property
+    def extents(self) -> int:
+        """Rows in `extents`, as of the last `refresh`."""
+        return self._extents.count
+
     def refresh(self) -> None:
         """See what was written since."""
         try:
             for table in (self._attempts, self._extents, self._bytes):  # what points first, then what it points at
                 table.refresh()
-            self._count()
         except FAILURES as error:
             raise explain(self.path, "read", error) from error
 
     def attempts(self, lo: int, hi: int) -> Rows:
         """Rows [lo, hi) as a structured array (fields of `mpifarm.core.row.FIELDS`); ask for blocks, not for all."""
-        return self._read(self._attempts, lo, min(hi, self.rows))
+        return self._read(self._attempts, lo, hi)
 
     def attempt(self, row: int) -> AttemptRow:
         """One row; refreshes once when the file has not that many."""
@@ -164,31 +218,17 @@ class RunFile:
 
     def events(self) -> list[tuple[float, str]]:
         """(Unix seconds, text) in the order they were written."""
-        events = self._file[EVENTS]
-        return [(float(time), text.decode()) for time, text in self._read(events, 0, len(events)) if time]
-
-    def _count(self) -> None:
-        self.rows = self._written(self._attempts)
-        """Rows of `attempts` as of the last `refresh`."""
-        self.extents = self._written(self._extents)
-
-    def _written(self, table: Any) -> int:
-        """Rows up to the last that holds something: a writer that ran out of space may leave blank ones behind."""
-        hi = len(table)
-        while hi:
-            lo = max(0, hi - 1024)
-            used = np.flatnonzero(table[lo:hi]["lease"])
-            if used.size:
-                return lo + int(used[-1]) + 1
-            hi = lo
-        return 0
-
-    def _read(self, table: Any, lo: int, hi: int) -> Rows:
         try:
-            rows: Rows = table[lo : max(lo, hi)]
+            events = self._file[EVENTS][:]
         except FAILURES as error:
             raise explain(self.path, "read", error) from error
-        return rows
+        return [(float(time), text.decode()) for time, text in events if time]  # blank: see _Table
+
+    def _read(self, table: _Table, lo: int, hi: int) -> Rows:
+        try:
+            return table.read(lo, hi)
+        except FAILURES as error:
+            raise explain(self.path, "read", error) from error
 
     def _pieces(self, key: tuple[int, int, int], stream: int, lo: int, hi: int) -> Iterator[bytes]:
         lease, task, attempt = key

@@ -1,6 +1,6 @@
 """The one writer of a run file. Whatever fails, what was appended before stays readable, and the writer can go on.
 
-What HDF5 does when a disk fills up was found by making 586 writes fail at every place where one can (see the tests):
+What HDF5 does when a disk fills up was found by making writes fail wherever one can (the tests do it again):
 * A failed write leaves the chunk's address in the dataset's memory but not in its index. Written again, the chunk is
   on disk and nobody finds it: silent loss. Closing and reopening the dataset forgets the address, so that is what the
   next append does; no position is used up by an append that failed.
@@ -79,7 +79,7 @@ class Writer:
         return self._counts[ATTEMPTS]
 
     def append(self, output: Output) -> Appended:
-        """Append a message, its log as events too. It is durable after `sync`. Failed: try again, same or another."""
+        """Append a message, its log as events too. It is durable after `sync`. When it fails, try the same again."""
         self._need_room(output.size)
         first_extent, first_row = self.extents, self.rows
         extents = np.frombuffer(output.extents, EXTENT_TYPE).copy()
@@ -118,18 +118,27 @@ class Writer:
         self._refuse_broken()
 
     def close(self) -> None:
-        """Close the file and mark it finished. On error all that was synced is in the file and readable."""
+        """Close the file and mark it finished. On error it is let go as it was after the last `sync`, and readable."""
         if not self._file:
             return
-        self._datasets.clear()
         failure: OutputError | None = None
+        try:
+            self._perform("close", self._flush)
+        except OutputError as error:
+            failure = error
+        self._datasets.clear()
+        if failure is not None:
+            # HDF5 cannot close without writing, and half of that would spoil what is there: let it write to nowhere.
+            nowhere = os.open(os.devnull, os.O_WRONLY)
+            os.dup2(nowhere, self._descriptor, inheritable=False)
+            os.close(nowhere)
         try:
             self._file.close()
         except FAILURES as error:
-            failure = explain(self.path, "close", error)
-        if failure is not None:
             with suppress(*FAILURES):
-                self._file.close()  # the first one failed to flush; this one lets go of the file
+                self._file.close()  # the first one tried to write; this one lets go
+            failure = failure or explain(self.path, "close", error)
+        if failure is not None:
             raise failure
 
     def _perform(self, action: str, write: Callable[[], None]) -> None:

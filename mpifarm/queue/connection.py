@@ -47,6 +47,11 @@ CAUSES = """\
   (~/.pgpass) or database is wrong"""
 
 
+GRANTS = """\
+  the first user of a database needs: GRANT CREATE ON DATABASE its_name TO its_first_user
+  everybody else: GRANT USAGE ON SCHEMA mpifarm, and GRANT ALL ON ALL TABLES and SEQUENCES IN SCHEMA mpifarm"""
+
+
 class Database:
     """Holds the connection, and the embedded server while it is used. Opened again by itself when it broke."""
 
@@ -78,7 +83,10 @@ class Database:
                 self._connection = self._open()
             yield self._connection
         except psycopg.Error as error:
-            raise self._translated(error) from error
+            told = _translated(error)
+            if told is None:
+                raise
+            raise told from error
         finally:
             if self._connection is not None and self._connection.closed:
                 self._connection = None
@@ -122,14 +130,15 @@ class Database:
             f" {reasons}\n{CAUSES}"
         )
 
-    def _translated(self, error: psycopg.Error) -> QueueError:
-        broken = self._connection is None or self._connection.closed
-        reason = error.diag.message_primary or " ".join(str(error).split()) or type(error).__name__
-        if broken or (error.sqlstate or "").startswith(_TEMPORARY):
-            return QueueUnreachable(f"the database does not answer now: {reason}")
-        if error.sqlstate == "42501":
-            return QueueError(
-                f"the database refuses: {reason}\n  the first user of a database needs: GRANT CREATE ON DATABASE ..."
-                " TO ...; further users: GRANT ALL on the schema mpifarm and what is in it"
-            )
-        return QueueError(f"the database refuses: {reason} (SQLSTATE {error.sqlstate})")
+
+def _translated(error: psycopg.Error) -> QueueError | None:
+    """In words for users. None: not the database's doing but a bug, which must stay what it is."""
+    reason = error.diag.message_primary or " ".join(str(error).split()) or type(error).__name__
+    if error.sqlstate is None:
+        lost = isinstance(error, (psycopg.OperationalError, psycopg.InterfaceError))
+        return QueueUnreachable(f"the database does not answer now: {reason}") if lost else None
+    if error.sqlstate.startswith(_TEMPORARY):
+        return QueueUnreachable(f"the database does not answer now: {reason}")
+    if error.sqlstate == "42501":
+        return QueueError(f"the database refuses: {reason}\n{GRANTS}")
+    return QueueError(f"the database refuses: {reason} (SQLSTATE {error.sqlstate})")

@@ -192,7 +192,7 @@ class EmbeddedServer:
         new = self._folder / "data.new"
         shutil.rmtree(new, ignore_errors=True)
         _make_private(new, owner)
-        options = ("--auth=trust", "--encoding=UTF8", "--locale=C", "--username=mpifarm")
+        options = ("--auth=trust", "--encoding=UTF8", "--locale=C", "--username=mpifarm", "--no-data-checksums")
         programs.run("initdb", *options, "-D", str(new), timeout_s=120)
         with (new / "postgresql.conf").open("a") as stream:
             stream.write("\ninclude 'mpifarm.conf'\n")

@@ -72,15 +72,6 @@ def find_programs(data: Path, folder: Path) -> Programs:
     return programs
 
 
-def server_version() -> str:
-    """As the newest installed `postgres --version` says it. Raises SiteError without the wheel."""
-    spec = find_spec(_WHEEL)
-    if spec is None or not spec.submodule_search_locations:
-        raise SiteError(NO_SERVER)
-    newest = Path(spec.submodule_search_locations[0]) / _INSTALLS[max(_INSTALLS)] / "bin"
-    return Programs(newest, None).run("postgres", "--version", timeout_s=30).decode().strip()
-
-
 def server_user(user: str | None) -> int:
     """The uid the server has."""
     return os.geteuid() if user is None else pwd.getpwnam(user).pw_uid

@@ -55,8 +55,8 @@ def _lock(connection: Connection[Any]) -> None:
 
 def _version(connection: Connection[Any]) -> int | None:
     """None: no queue here."""
-    row = connection.execute("SELECT to_regclass('mpifarm.meta') IS NOT NULL").fetchone()
-    if row is None or not row[0]:
+    # Not to_regclass: it answers from a cache that may not have heard yet of what another session has just made.
+    if not connection.execute("SELECT 1 FROM pg_namespace WHERE nspname = 'mpifarm'").fetchone():
         return None
     row = connection.execute("SELECT version FROM mpifarm.meta").fetchone()
     return None if row is None else int(row[0])

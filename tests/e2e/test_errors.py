@@ -69,8 +69,10 @@ def test_newer_run_file(farm: Farm) -> None:
     farm.run("run", ranks=1)
     import h5py
 
+    from mpifarm.output.format import VERSION_ATTRIBUTE
+
     with h5py.File(farm.cwd / "run-1.h5", "r+") as file:
-        file.attrs["format_version"] = 999
+        file.attrs[VERSION_ATTRIBUTE] = 999
     said = _wrong(farm, "report", "job", "--tasks", "1", code=5)
     assert "999" in said
 

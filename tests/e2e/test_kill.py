@@ -6,6 +6,8 @@ import os
 import random
 import signal
 import subprocess
+from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 
@@ -17,24 +19,29 @@ TASKS = 2000
 
 
 def _ranks(process: subprocess.Popen[bytes]) -> list[int]:
-    """The ranks of a running mpiexec: processes that say `mpifarm run` and belong to its session."""
-    return [pid for pid in task_processes("mpifarm\0run") if _session(pid) == process.pid and pid != process.pid]
+    """The ranks of a running mpiexec: processes that say `mpifarm run` and descend from it."""
+    return [pid for pid in task_processes("mpifarm\0run") if process.pid in _ancestors(pid)]
 
 
-def _session(pid: int) -> int:
-    try:
-        return os.getsid(pid)
-    except ProcessLookupError:
-        return 0
+def _ancestors(pid: int) -> Iterator[int]:
+    while pid > 1:
+        try:
+            pid = int(Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[1])
+        except (FileNotFoundError, ProcessLookupError):
+            return
+        yield pid
 
 
-def _kill_all(process: subprocess.Popen[bytes]) -> None:
-    for pid in [process.pid, *_ranks(process)]:
+def _kill_all(process: subprocess.Popen[bytes]) -> int:
+    """SIGKILL to mpiexec and all ranks at once. Returns the number of ranks."""
+    ranks = _ranks(process)
+    for pid in [process.pid, *ranks]:
         try:
             os.kill(pid, signal.SIGKILL)
         except ProcessLookupError:
             continue
     process.communicate()
+    return len(ranks)
 
 
 def _check_recorded(farm: Farm) -> None:
@@ -46,17 +53,19 @@ def _check_recorded(farm: Farm) -> None:
 
 
 def _campaign(farm: Farm, moments: int, seed: int) -> None:
-    mark = f"0.0{os.getpid()}"
+    mark = f"0.05{os.getpid():07}"
     farm.submit([f"echo output of {number}; sleep {mark}" for number in range(1, TASKS + 1)])
     chance = random.Random(seed)
+    killed = []
     for _ in range(moments):
         process = farm.start("run", "--cpus", "8", ranks=3)
         try:
             process.wait(timeout=chance.uniform(0.1, 2.5))
             break
         except subprocess.TimeoutExpired:
-            _kill_all(process)
+            killed.append(_kill_all(process))
         wait_for(lambda: not task_processes(f"sleep\0{mark}"), "no task process survives", deadline_s=5.0)
+    assert sum(ranks >= 3 for ranks in killed) > moments // 2, f"hardly any run was killed in the middle: {killed}"
     _check_recorded(farm)
     farm.run("run", "--cpus", "8", ranks=3)
     assert farm.report()["tasks"]["succeeded"] == TASKS

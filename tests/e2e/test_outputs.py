@@ -44,6 +44,16 @@ def test_sha256_of_200_files(farm: Farm) -> None:
     assert farm.report()["failures"] == {"exit": 2}
 
 
+def test_task_selectors(farm: Farm) -> None:
+    farm.submit(["echo one", "echo two >&2", "echo three"], "a.7")
+    farm.run("run", ranks=1)
+    assert farm.run("report", "a.7.1")[0] == b"one\n"
+    assert farm.run("report", "a.7.2-3", "--both")[0] == b"two\nthree\n"
+    assert b"a.7" in farm.run("report", "a.7")[0]
+    assert [task["task"] for task in farm.tasks("a.7.3")] == [3]
+    farm.run("report", "a.7.4", code=2)
+
+
 @pytest.mark.parametrize("ranks", [1, 2, 5, 16])
 def test_every_size_of_world(farm: Farm, ranks: int) -> None:
     farm.submit([f"echo {number}" for number in range(100)])

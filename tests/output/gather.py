@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+import shutil
 import zlib
 from pathlib import Path
 
@@ -10,7 +11,7 @@ from mpifarm.core.chunks import ChunkPacker
 from mpifarm.core.messages import Output
 from mpifarm.core.row import ROW, STDERR, STDOUT
 from mpifarm.output.format import CHUNK_BYTES
-from mpifarm.output.reader import RunFile
+from mpifarm.output.reader import RunFile, open_run
 from mpifarm.output.writer import Appended, Writer
 
 Key = tuple[int, int, int]
@@ -96,3 +97,9 @@ def assert_seeded(run: RunFile, seed: int, rows: range) -> None:
 
 def new_writer(path: Path) -> Writer:
     return Writer(path, {"command": "mpifarm run", "host": "login1"}, NODES)
+
+
+def open_as_killed(writer: Writer, copy: Path) -> RunFile:
+    """What a kill of the writer at this moment leaves. A copy: HDF5 shares what one process opens twice."""
+    shutil.copyfile(writer.path, copy)
+    return open_run(copy)

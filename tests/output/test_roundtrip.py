@@ -21,7 +21,8 @@ from mpifarm.errors import OutputError
 from mpifarm.output import reader
 from mpifarm.output.format import BYTES, CHUNK_BYTES, EXTENT_TYPE, EXTENTS, ROW_TYPE
 from mpifarm.output.reader import open_run
-from tests.output.gather import NODES, Gatherer, append_seeded, assert_seeded, new_writer
+from mpifarm.output.writer import Writer
+from tests.output.gather import NODES, Gatherer, append_seeded, assert_seeded, new_writer, open_as_killed
 
 SIZES = (0, 1, CHUNK_BYTES - 1, CHUNK_BYTES, CHUNK_BYTES + 1, (1 << 20) + 1)
 SOURCES = {"noise": random.Random(2).randbytes(SIZES[-1]), "zeros": bytes(SIZES[-1])}
@@ -63,7 +64,7 @@ def test_whatever_two_leaders_send_reads_back(story: list[tuple[object, ...]]) -
                 case ("send", int(leader)):
                     send(leader)
         writer.sync()
-        with open_run(writer.path) as run:
+        with open_as_killed(writer, Path(directory) / "copy.h5") as run:
             assert run.rows == len(expected)
             for row, (key, streams) in enumerate(expected):
                 attempt = run.attempt(row)
@@ -87,9 +88,10 @@ def test_appended_rows_and_the_file_hold_absolute_extents(tmp_path: Path) -> Non
     writer = new_writer(tmp_path / "run.h5")
     gatherer = Gatherer()
     gatherer.whole((1, 1, 1), b"first")
+    writer.append(gatherer.message())
+    gatherer.written(writer.extents)
     gatherer.piece((1, 2, 1), STDOUT, b"begun ")
     writer.append(gatherer.message())
-    gatherer.written(1)  # what it knows may be less than what is there, never more
     gatherer.piece((1, 2, 1), STDOUT, b"ended")
     gatherer.end((1, 2, 1))
     gatherer.whole((1, 3, 1), b"third", b"oops")
@@ -97,7 +99,7 @@ def test_appended_rows_and_the_file_hold_absolute_extents(tmp_path: Path) -> Non
     rows = list(unpack_rows(appended.rows))
     assert [(row.task, row.extent_lo, row.extent_hi) for row in rows] == [(2, 1, 3), (3, 3, 5)]
     writer.sync()
-    with open_run(writer.path) as run:
+    with open_as_killed(writer, tmp_path / "copy.h5") as run:
         assert [run.attempt(1), run.attempt(2)] == rows
         assert [AttemptRow._make(row.item()) for row in run.attempts(1, 99)] == rows
         assert b"".join(run.output(1, STDOUT)) == b"begun ended"
@@ -118,24 +120,29 @@ def test_attributes_nodes_and_events(tmp_path: Path) -> None:
         assert set(plain) == {"bytes", "extents", "attempts", "nodes", "events"}
 
 
+def test_attributes_of_any_size_and_bytes(tmp_path: Path) -> None:
+    attributes = {"command": "x" * 200_000, "cwd": b"/scratch/\xff/\xc3\xa4".decode("utf-8", "surrogateescape")}
+    writer = Writer(tmp_path / "run.h5", attributes, [])
+    writer.close()
+    with open_run(writer.path) as run:
+        assert run.attributes["command"] == attributes["command"]
+        assert run.attributes["cwd"] == "/scratch/\\udcff/ä"
+        assert run.nodes == [] and run.rows == run.extents == 0
+
+
 def test_following_an_attempt_that_runs(tmp_path: Path) -> None:
     writer, gatherer = new_writer(tmp_path / "run.h5"), Gatherer()
-    with open_run(writer.path) as run:
-        seen, start = [], 0
-        for piece in (b"one ", b"two ", b"three"):
-            gatherer.piece((1, 9, 1), STDOUT, piece)
-            gatherer.piece((1, 9, 1), STDERR, b"noise")
-            writer.append(gatherer.message())
-            writer.sync()
-            run.refresh()
-            seen += list(run.running_output(1, 9, 1, STDOUT, start))
-            start = run.extents
-        assert seen == [b"one ", b"two ", b"three"]
-        gatherer.end((1, 9, 1))
+    seen, start = [], 0
+    for piece in (b"one ", b"two ", b"three"):
+        gatherer.piece((1, 9, 1), STDOUT, piece)
+        gatherer.piece((1, 9, 1), STDERR, b"noise")
         writer.append(gatherer.message())
         writer.sync()
-        assert b"".join(run.output(0, STDOUT)) == b"one two three"  # refreshes by itself
+        with open_as_killed(writer, tmp_path / "copy.h5") as run:
+            seen += list(run.running_output(1, 9, 1, STDOUT, start))
+            start = run.extents
     writer.close()
+    assert seen == [b"one ", b"two ", b"three"]
 
 
 def test_a_plain_h5py_user_reads_task_17_in_five_lines(tmp_path: Path) -> None:
@@ -198,17 +205,13 @@ def test_a_chunk_that_does_not_inflate_is_told(tmp_path: Path) -> None:
 def test_rows_that_are_not_there(tmp_path: Path) -> None:
     writer = new_writer(tmp_path / "run.h5")
     append_seeded(writer, 6, 3)
-    writer.sync()
+    writer.close()
     with open_run(writer.path) as run:
         assert len(run.attempts(2, 99)) == 1 and len(run.attempts(7, 99)) == 0
-        with pytest.raises(OutputError, match="no attempt row 3: it has 3 rows"):
-            run.attempt(3)
+        for row in (3, -1):
+            with pytest.raises(OutputError, match=f"no attempt row {row}: it has 3 rows"):
+                run.attempt(row)
         assert_seeded(run, 6, range(3))
-        append_seeded(writer, 6, 2)
-        writer.close()
-        assert_seeded(run, 6, range(5))  # found by refreshing
-    with open_run(writer.path) as run, pytest.raises(OutputError, match="no attempt row 5"):
-        run.attempt(5)
 
 
 def test_importing_the_package_does_not_import_h5py() -> None:

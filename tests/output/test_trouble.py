@@ -19,7 +19,7 @@ from mpifarm.errors import OutputError
 from mpifarm.output.format import FORMAT_VERSION, VERSION_ATTRIBUTE
 from mpifarm.output.reader import open_run
 from mpifarm.output.writer import RESERVE_BYTES
-from tests.output.gather import append_seeded, assert_seeded, new_writer
+from tests.output.gather import append_seeded, assert_seeded, new_writer, open_as_killed
 
 
 def test_an_existing_file_is_never_overwritten(tmp_path: Path) -> None:
@@ -125,22 +125,24 @@ def small_disk(directory: Path, size: int) -> Iterator[Callable[[], None]]:
         subprocess.run(["umount", "--lazy", str(directory)], check=True)
 
 
-def fill_up_and_go_on(path: Path, make_room: Callable[[], None], refusals: int, rows: int) -> None:
+def fill_up_and_go_on(path: Path, spare: Path, make_room: Callable[[], None], refusals: int, rows: int) -> None:
     """Write until refused, look at what is there, make room, go on: nothing is lost and nothing stands twice."""
     writer, synced, refused = new_writer(path), 0, 0
     while synced < rows:
         try:
-            append_seeded(writer, 7, 10)
+            if writer.rows == synced:
+                append_seeded(writer, 7, 10)
             writer.sync()
+            synced = writer.rows
         except OutputError as error:
             assert "make room" in str(error)
             refused += 1
+            assert refused <= refusals, "refused although there is room"
             if refused == refusals:
-                with open_run(path) as run:
+                with open_as_killed(writer, spare) as run:
                     assert_seeded(run, 7, range(max(0, synced - 20), synced))
                 make_room()
-        synced = writer.rows if refused == 0 or refused >= refusals else synced
-    assert refused >= refusals
+    assert refused == refusals
     writer.close()
     with open_run(path) as run:
         assert run.rows == writer.rows
@@ -148,13 +150,15 @@ def fill_up_and_go_on(path: Path, make_room: Callable[[], None], refusals: int, 
 
 
 def test_a_full_file_system(tmp_path: Path) -> None:
-    with small_disk(tmp_path, RESERVE_BYTES + (1 << 20)) as make_room:
-        fill_up_and_go_on(tmp_path / "run.h5", make_room, refusals=3, rows=600)
+    disk = tmp_path / "disk"
+    disk.mkdir()
+    with small_disk(disk, RESERVE_BYTES + (1 << 20)) as make_room:
+        fill_up_and_go_on(disk / "run.h5", tmp_path / "copy.h5", make_room, refusals=3, rows=300)
 
 
 def test_quotas_hit_at_any_write(tmp_path: Path) -> None:
     """A quota does not show in the free space: HDF5 itself fails, at whatever it was just writing."""
-    sweep_limits(tmp_path, range(150_000, 400_000, 9_973))
+    sweep_limits(tmp_path, range(150_000, 400_000, 24_989))
 
 
 @pytest.mark.torture
@@ -166,7 +170,7 @@ def sweep_limits(directory: Path, limits: range) -> None:
     for limit in limits:
         path = directory / f"{limit}.h5"
         with file_size_limit(limit) as lift:
-            fill_up_and_go_on(path, lift, refusals=1 + limit % 3, rows=250)
+            fill_up_and_go_on(path, directory / "copy.h5", lift, refusals=1 + limit % 3, rows=120)
         path.unlink()
 
 
@@ -214,7 +218,8 @@ def test_a_failed_fsync_ends_the_file_but_not_what_was_synced(tmp_path: Path, mo
         patched.setattr(os, "fsync", refusing(errno.EIO))
         with pytest.raises(OutputError, match="input/output error"):
             writer.sync()
-    for step in (writer.sync, lambda: append_seeded(writer, 10, 1), lambda: writer.events([(1.0, "x")])):
+    more = (writer.sync, lambda: append_seeded(writer, 10, 1), lambda: writer.events([(1.0, "x")]), writer.close)
+    for step in more:
         with pytest.raises(OutputError, match="What was synced before is safe"):
             step()
     assert writer.broken

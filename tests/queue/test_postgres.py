@@ -1,14 +1,27 @@
-"""The queue in Postgres keeps the contract."""
+"""The queue in Postgres keeps the contract, survives lost answers, and reads by index whatever it holds."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import os
+import socket
+import subprocess
+import sys
+import tempfile
+from collections.abc import Callable, Iterator
+from dataclasses import replace
+from pathlib import Path
 
+import psycopg
 import pytest
 
+from mpifarm.core.model import FailureClass, Shape, TaskText
+from mpifarm.errors import QueueUnreachable
+from mpifarm.queue import Batch, liveness
 from mpifarm.queue.dsn import Dsn
+from mpifarm.queue.postgres import SQL, PostgresQueue
 from tests.queue.contract import QueueContract
-from tests.queue.worlds import PostgresWorld
+from tests.queue.proxy import Proxy
+from tests.queue.worlds import HERE, LEASE_S, PostgresWorld, all_ended, ended, lease, like_tasks, one, span
 
 pytestmark = pytest.mark.postgres
 
@@ -22,3 +35,131 @@ def world(pg_dsn: Dsn) -> Iterator[PostgresWorld]:
 
 class TestPostgresQueue(QueueContract):
     pass
+
+
+@pytest.fixture
+def wire(world: PostgresWorld) -> Iterator[tuple[PostgresQueue, Proxy]]:
+    """A second queue on the same database, over a wire that can lose answers."""
+    given = psycopg.conninfo.conninfo_to_dict(world.dsn.text)
+    with tempfile.TemporaryDirectory() as folder, Proxy(Path(folder), str(given["host"])) as proxy:
+        queue = PostgresQueue.connect(Dsn(psycopg.conninfo.make_conninfo(world.dsn.text, host=folder), "the test"))
+        yield queue, proxy
+        queue.close()
+
+
+def lost(proxy: Proxy, call: Callable[[], object]) -> None:
+    """The call reaches the server, its answer does not come back."""
+    proxy.lose_next_answer()
+    with pytest.raises(QueueUnreachable, match="does not answer"):
+        call()
+
+
+def test_a_lost_lease_comes_with_the_next(world: PostgresWorld, wire: tuple[PostgresQueue, Proxy]) -> None:
+    queue, proxy = wire
+    job = world.submit([(Shape(), [TaskText(b"%d" % number, b"entry") for number in range(10)])])
+    run = queue.open_run(HERE)
+    first = one(queue, run, 3)
+    lost(proxy, lambda: lease(queue, run, 4))
+    assert world.counts(job) == {"running": 7, "pending": 3}
+    again = one(queue, run)
+    assert (again.lo, again.hi, again.attempt) == (4, 8, 1)
+    assert again.tasks[0] == TaskText(b"3", b"entry")
+    rest = one(queue, run)
+    assert (rest.lo, rest.hi) == (8, 11)
+    outcomes = [outcome for block in (first, again, rest) for outcome in all_ended(block)]
+    assert not queue.record(run, Batch(outcomes, done=[first.lease, again.lease, rest.lease]))
+    assert world.counts(job) == {"succeeded": 10}
+
+
+def test_a_lost_record_is_not_doubled(world: PostgresWorld, wire: tuple[PostgresQueue, Proxy]) -> None:
+    queue, proxy = wire
+    job = world.submit(like_tasks(10))
+    run = queue.open_run(HERE)
+    block = one(queue, run)
+    first = Batch([ended(block, 1)], [(span(block, 2, 4), FailureClass.LOST)])
+    last = Batch([ended(block, task) for task in range(4, 11)], done=[block.lease])
+    for batch in (first, last):
+        lost(proxy, lambda batch=batch: queue.record(run, batch))  # type: ignore[misc]
+        assert queue.record(run, batch) == frozenset()
+        world.check()
+    assert world.counts(job) == {"succeeded": 8, "pending": 2}
+    (line,) = world.client.runs(job)
+    assert (line.succeeded, line.returned, line.busy_s) == (8, 2, 20.0)
+
+
+def test_other_verbs_may_be_sent_again(world: PostgresWorld, wire: tuple[PostgresQueue, Proxy]) -> None:
+    queue, proxy = wire
+    job = world.submit(like_tasks(4))
+    run = queue.open_run(HERE)
+    lease(queue, run, 3)
+    for call in (lambda: queue.renew(run), lambda: queue.name_file(run, "/f"), lambda: queue.close_run(run)):
+        lost(proxy, call)
+        call()
+        world.check()
+    assert world.counts(job) == {"pending": 4}
+
+
+def test_a_server_that_restarts_is_met_again(world: PostgresWorld) -> None:
+    job = world.submit(like_tasks(4))
+    run = world.queue.open_run(HERE)
+    world.plain.execute(
+        "SELECT pg_terminate_backend(pid) FROM pg_stat_activity"
+        " WHERE datname = current_database() AND pid <> pg_backend_pid()"
+    )
+    with pytest.raises(QueueUnreachable):
+        world.queue.renew(run)
+    world.queue.renew(run)
+    assert one(world.queue, run).job == job
+
+
+def test_a_process_that_is_gone_needs_no_waiting(world: PostgresWorld) -> None:
+    """On the same host and boot, a run's death is a fact and not a matter of heartbeats."""
+    world.submit(like_tasks(4))
+    here = replace(HERE, host=socket.gethostname(), boot=liveness.boot_id())
+    process = subprocess.Popen([sys.executable, "-c", "input()"], stdin=subprocess.PIPE)
+    run = world.queue.open_run(replace(here, pid=process.pid))
+    alive = world.queue.open_run(replace(here, pid=os.getpid()))
+    lease(world.queue, run, 2)
+    lease(world.queue, alive, 2)
+    assert world.queue.expire(LEASE_S) == 0
+    assert all(line.live for line in world.client.runs())
+    process.communicate(b"\n", timeout=30)
+    assert [line.live for line in world.client.runs()] == [False, True]
+    assert world.queue.expire(LEASE_S) == 2
+
+
+def test_another_process_with_the_same_pid_is_not_the_run() -> None:
+    host, boot, pid = socket.gethostname(), liveness.boot_id(), os.getpid()
+    started = liveness.process_started(pid)
+    assert started is not None
+    assert not liveness.surely_gone(host, boot, pid, started)
+    assert liveness.surely_gone(host, boot, pid, started - 1)
+    assert not liveness.surely_gone("another", boot, pid, started - 1)
+    assert not liveness.surely_gone(host, "another", pid, started - 1)
+
+
+@pytest.mark.parametrize("fresh", [True, False], ids=["just filled", "analyzed"])
+def test_hot_statements_never_scan_a_table_of_tasks(world: PostgresWorld, fresh: bool) -> None:
+    world.submit(like_tasks(100_000))
+    run = world.queue.open_run(HERE)
+    block = one(world.queue, run, 50_000)
+    world.queue.record(run, Batch(all_ended(block), done=[block.lease]))
+    block = one(world.queue, run, 1000)
+    if not fresh:
+        world.plain.execute("ANALYZE")
+    lists = {"lease": [block.lease] * 3, "no": [1, 2, 3], "bigs": [1, 2, 3], "reals": [1.0, 2.0, 3.0]}
+    values = {
+        "lease": {"tasks_max": 1000, "bytes_max": 1 << 20, "cpus_max": 8, "ranges_max": 64, "silent_s": 15.0},
+        "record": {
+            "leases": [block.lease], "done": [block.lease], "lease": lists["lease"], "no": lists["no"],
+            "file_row": lists["bigs"], "started": lists["reals"], "seconds": lists["reals"], "node": lists["no"],
+            "state": lists["no"], "failure": lists["no"], "exit_code": lists["no"], "signal": lists["no"],
+            "tail": [b"", b"", b""], "span_lease": lists["lease"], "span_lo": lists["no"], "span_hi": lists["no"],
+            "span_attempt": lists["no"], "span_failure": lists["no"],
+        },
+        "put_back": {"leases": [block.lease]},
+    }  # fmt: skip
+    for name, arguments in values.items():
+        rows = world.plain.execute(b"EXPLAIN " + SQL[name], {"run": run, **arguments})
+        plan = "\n".join(row[0] for row in rows)
+        assert "Seq Scan on task" not in plan and "Seq Scan on outcome" not in plan, f"{name}\n{plan}"

@@ -69,13 +69,5 @@ def test_a_terminal_gets_a_bar_that_goes_away() -> None:
     with Progress(stream=terminal, clock=clock) as progress:
         clock.now = 2.0
         progress.show(500, 1000)
-        progress.say("a word")
     assert "500 of 1,000 tasks (50 %), 250/s, done in 2.0s" in terminal.getvalue()
-    assert "a word" in terminal.getvalue()
     assert terminal.getvalue().count("500 of") < 5
-
-
-def test_a_word_without_a_bar_is_a_line() -> None:
-    log = io.StringIO()
-    Progress(stream=log).say("a word")
-    assert log.getvalue() == "a word\n"

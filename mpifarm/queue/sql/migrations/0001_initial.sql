@@ -140,8 +140,8 @@ CREATE TABLE mpifarm.tally (
 CREATE INDEX tally_job ON mpifarm.tally (job);
 CREATE INDEX tally_run ON mpifarm.tally (run);
 
--- One line per task, as reports show it. `final`, `lease`, `run` and what follows are NULL until there is an outcome;
--- a running task has its lease and run, and the attempt under way.
+-- One line per task, as reports show it. What an outcome says is NULL until there is one; a
+-- running task has its lease and run, and the attempt under way.
 CREATE VIEW mpifarm.task_line AS
 SELECT
     task.job,
@@ -153,7 +153,6 @@ SELECT
         WHEN ready.attempt IS NOT NULL THEN 'pending'
         ELSE 'running'
     END AS state,
-    outcome.state AS final,
     outcome.failure,
     outcome.exit_code,
     outcome.signal,

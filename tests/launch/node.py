@@ -1,0 +1,128 @@
+"""One node as its rank sees it: a real launcher at the other end, no MPI, no database."""
+
+from __future__ import annotations
+
+import os
+import select
+import time
+from collections.abc import Callable, Iterable
+from pathlib import Path
+
+from mpifarm.core.launching import EndedAttempt
+from mpifarm.core.messages import Drain, Ended, LauncherLog, LinkMessage, NotStarted, Pieces, Setup, Start
+from mpifarm.core.model import Block, JobId, JobText, LeaseId, Shape, Span, TaskText
+from mpifarm.core.row import STDOUT
+from mpifarm.launcher import fork_launcher
+
+DEADLINE_S = 20.0
+ONE_CPU = Shape()
+
+
+def until(fact: Callable[[], object], deadline_s: float = DEADLINE_S) -> None:
+    """Wait until the fact holds; AssertionError when it does not in time."""
+    end = time.monotonic() + deadline_s
+    while not fact():
+        assert time.monotonic() < end, f"not within {deadline_s} s"
+        select.select([], [], [], 0.01)
+
+
+def lives(pid: int) -> bool:
+    """Whether a process exists and is no zombie."""
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] not in "ZX"
+    except OSError:
+        return False
+
+
+class OneNode:
+    """Drives a launcher and gathers all it says."""
+
+    def __init__(self, cwd: Path, slots: int = 2, cpus: tuple[int, ...] = ()) -> None:
+        self.cwd = os.fsencode(cwd)
+        self.launcher = fork_launcher()
+        self.launcher.send(Setup("node7", 0, cpus or tuple(os.sched_getaffinity(0)), slots))
+        self.ended: dict[int, EndedAttempt] = {}
+        """By task number; stdout and stderr whole."""
+        self.order: list[int] = []
+        self.pieces: list[tuple[float, int, int, bytes]] = []
+        """When they came (monotonic), task, stream, bytes."""
+        self.returned: list[tuple[Span, ...]] = []
+        self.log: list[str] = []
+        self._next = 1
+
+    def start(
+        self, *commands: str | bytes, cpus: int = 1, limit_s: float = 0.0, cwd: Path | None = None, attempt: int = 1
+    ) -> int:
+        """Start the commands as one block of a lease of its own. Returns the number of the first."""
+        tasks = [TaskText(os.fsencode(command)) for command in commands]
+        return self.start_tasks(tasks, Shape(cpus, limit_s), cwd, attempt)
+
+    def start_tasks(
+        self, tasks: list[TaskText], shape: Shape = ONE_CPU, cwd: Path | None = None, attempt: int = 1
+    ) -> int:
+        lo = self._next
+        self._next += len(tasks)
+        job = JobText(JobId(lo), "spectra", os.fsencode(cwd) if cwd else self.cwd)
+        self.launcher.send(Start((job,), (Block(LeaseId(lo), job.id, attempt, shape, lo, tasks),)))
+        return lo
+
+    def drain(self, grace_s: float) -> None:
+        self.launcher.send(Drain(grace_s))
+
+    def listen(self, wait_s: float = 0.0) -> None:
+        """Take what the launcher has said."""
+        select.select([self.launcher], [], [], wait_s)
+        for message in self.launcher.poll():
+            self._take(message)
+
+    def until(self, fact: Callable[[], object], deadline_s: float = DEADLINE_S) -> None:
+        """Listen until the fact holds."""
+        end = time.monotonic() + deadline_s
+        while not fact():
+            assert time.monotonic() < end, f"not within {deadline_s} s; ended: {sorted(self.ended)}; {self.log}"
+            assert self.launcher.alive, "the launcher is gone"
+            self.listen(0.05)
+
+    def wait(self, tasks: Iterable[int], deadline_s: float = DEADLINE_S) -> None:
+        """Until these tasks have ended."""
+        wanted = set(tasks)
+        self.until(lambda: wanted <= self.ended.keys(), deadline_s)
+
+    def run(self, command: str | bytes, deadline_s: float = DEADLINE_S) -> EndedAttempt:
+        """Start one command and wait for its end."""
+        task = self.start(command)
+        self.wait([task], deadline_s)
+        return self.ended[task]
+
+    def output(self, task: int, stream: int = STDOUT) -> bytes:
+        """What has come of a task so far."""
+        return b"".join(piece for _, its, number, piece in self.pieces if its == task and number == stream)
+
+    def close(self) -> None:
+        self.launcher.close()
+
+    def _take(self, message: LinkMessage) -> None:
+        match message:
+            case Pieces(pieces):
+                for (lease, task, attempt), stream, piece in pieces:
+                    assert task not in self.ended, "a piece after the end"
+                    assert (lease, attempt) != (0, 0)
+                    self.pieces.append((time.monotonic(), task, stream, piece))
+            case Ended(attempts):
+                for fields in attempts:
+                    self._take_ended(EndedAttempt._make(fields))
+            case NotStarted(spans):
+                self.returned.append(spans)
+            case LauncherLog(text):
+                self.log.append(text)
+            case _:
+                raise AssertionError(message)
+
+    def _take_ended(self, attempt: EndedAttempt) -> None:
+        assert attempt.task not in self.ended, "a task ended twice"
+        self.order.append(attempt.task)
+        whole = attempt._replace(
+            stdout=self.output(attempt.task) + attempt.stdout,
+            stderr=self.output(attempt.task, 2) + attempt.stderr,
+        )
+        self.ended[attempt.task] = whole

@@ -1,0 +1,210 @@
+"""What a task sees and what is known of it afterwards."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from mpifarm.core.model import FailureClass, Shape, State, TaskText
+from tests.launch.node import OneNode
+
+Make = Callable[..., OneNode]
+
+
+def bash(line: str | bytes, cwd: Path) -> tuple[int, bytes, bytes]:
+    done = subprocess.run(["bash", "-c", line], capture_output=True, cwd=cwd, stdin=subprocess.DEVNULL, check=False)
+    return done.returncode, done.stdout, done.stderr
+
+
+@pytest.mark.parametrize(
+    "line",
+    [
+        "echo hello",
+        "printf 'no newline'",
+        "printf '\\000\\377\\001'",
+        "true",
+        "/bin/true",
+        "seq 1 5000",
+        "echo out; echo err >&2; exit 3",
+        "no-such-program --flag",
+        "no-such-program | cat",
+        "./not-executable",
+        "./no-shebang one two",
+        "./no-such-file",
+        "/",
+        "echo 'unclosed",
+        "cat",
+        "echo $0 $#",
+        "FOO=bar env | grep ^FOO",
+        "printf '%s|' a 'b c' \"d e\"",
+        "kill -0 $$ && pwd",
+        "exit 255",
+    ],
+)
+def test_a_line_means_what_bash_makes_of_it(node: OneNode, tmp_path: Path, line: str) -> None:
+    (tmp_path / "not-executable").write_text("echo never\n")
+    script = tmp_path / "no-shebang"
+    script.write_text('echo "$# args: $*"\n')
+    script.chmod(0o755)
+    attempt = node.run(line)
+    assert (attempt.exit_code, attempt.stdout, attempt.stderr) == bash(line, tmp_path)
+    assert attempt.signal == 0
+    if attempt.exit_code:
+        assert (attempt.state, attempt.failure) == (State.FAILED, FailureClass.EXIT)
+    else:
+        assert (attempt.state, attempt.failure) == (State.SUCCEEDED, FailureClass.NONE)
+
+
+def test_a_missing_program_is_127_in_the_words_of_bash(node: OneNode) -> None:
+    attempt = node.run("no-such-program 1 2")
+    assert attempt.exit_code == 127
+    assert b"no-such-program: command not found" in attempt.stderr
+
+
+@pytest.mark.parametrize("line", [b"echo \xff\xfe\x80", b"printf %s '\xe9\xff'"])
+def test_bytes_of_any_encoding(node: OneNode, tmp_path: Path, line: bytes) -> None:
+    assert node.run(line).stdout == bash(line, tmp_path)[1] != b""
+
+
+@pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGTERM, signal.SIGSEGV])
+def test_death_by_signal(node: OneNode, number: int) -> None:
+    attempt = node.run(f"kill -{int(number)} $$")
+    assert (attempt.state, attempt.failure) == (State.FAILED, FailureClass.SIGNAL)
+    assert (attempt.exit_code, attempt.signal) == (0, number)
+
+
+def test_who_and_what_is_reported(node: OneNode) -> None:
+    before = time.time()
+    burn = f"{sys.executable} -c 'import os, time\nx = bytearray(50 << 20)\nwhile time.process_time() < 0.2: pass'"
+    task = node.start("true", burn, attempt=3)
+    node.wait([task, task + 1])
+    short, long = node.ended[task], node.ended[task + 1]
+    assert (long.lease, long.job, long.attempt, long.cpus) == (task, task, 3, 1)
+    assert {short.slot, long.slot} == {0, 1}
+    assert before <= long.started < long.ended <= time.time()
+    assert 0.15 < long.user_s + long.system_s < 5
+    assert 50 << 10 < long.max_rss_kib < 500 << 10
+
+
+def test_disk_bytes_are_counted(node: OneNode, tmp_path: Path) -> None:
+    attempt = node.run("dd if=/dev/zero of=file bs=1M count=2 conv=fsync")
+    assert attempt.exit_code == 0
+    assert attempt.write_bytes >= 2 << 20 or not _on_disk(tmp_path)
+
+
+def _on_disk(path: Path) -> bool:
+    """Whether writes there reach a block device; a tmpfs or overlay may count nothing."""
+    return os.major(path.stat().st_dev) != 0
+
+
+def test_a_line_of_a_mebibyte(node: OneNode) -> None:
+    text = "x" * ((1 << 20) - 20)
+    attempt = node.run(f"printf %s '{text}'; exit 4")
+    assert (attempt.exit_code, attempt.stdout, attempt.stderr) == (4, text.encode(), b"")
+    many = " ".join(f"word{n}" for n in range(100_000))
+    attempt = node.run(f"printf '%s ' $0 $# {many}; cat")
+    assert attempt.stdout.decode() == f"bash 0 {many} "
+    attempt = node.run(f"ls -l /proc/self/fd/; : {text}")
+    assert b" 9 ->" not in attempt.stdout and b"/dev/null" in attempt.stdout
+    words = " ".join("y" * 1000 for _ in range(1000))
+    assert node.run(f"/bin/echo {words}").stdout.decode() == words + "\n"
+
+
+def test_the_environment(make_node: Make, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    launch = ["PMI_RANK", "PMI_FD", "PMI2_X", "PMIX_RANK", "OMPI_COMM_WORLD_RANK", "OMPI_MCA_ess", "PRTE_LAUNCHED"]
+    launch += ["HYDI_CONTROL_FD", "MPI_LOCALNRANKS", "MPI_LOCALRANKID", "OPAL_PREFIX", "PALS_RANKID", "FLUX_TASK_RANK"]
+    launch += ["SLURM_PROCID", "SLURM_STEP_ID", "SLURM_STEPID", "SLURM_LOCALID", "SLURM_SRUN_COMM_PORT", "SLURM_GTIDS"]
+    launch += ["GFORTRAN_UNBUFFERED_PRECONNECTED"]
+    users = ["OMPI_MCA_btl", "MPIR_CVAR_X", "SLURM_JOB_ID", "SLURM_CONF", "SLURM_JOB_NODELIST", "OMP_NUM_THREADS"]
+    for name in launch + users:
+        monkeypatch.setenv(name, "5")
+    node = make_node(slots=4)
+    task = node.start_tasks([TaskText(b"env -0", b"molecule 12"), TaskText(b"env -0")], Shape(2), attempt=4)
+    node.wait([task, task + 1])
+    seen = [
+        dict(line.split(b"=", 1) for line in node.ended[number].stdout.split(b"\0") if line)
+        for number in (task, task + 1)
+    ]
+    for env in seen:
+        assert not [name for name in launch if os.fsencode(name) in env]
+        assert all(env[os.fsencode(name)] == b"5" for name in users)
+        assert env[b"SLURM_OVERLAP"] == b"1"
+        assert env[b"MPIFARM_JOB"] == b"spectra"
+        assert env[b"MPIFARM_ATTEMPT"] == b"4"
+        assert env[b"MPIFARM_CPUS"] == b"2"
+        assert env[b"MPIFARM_NODE"] == b"node7"
+        assert env[b"PWD"] == os.fsencode(tmp_path)
+    assert [env[b"MPIFARM_TASK"] for env in seen] == [b"%d" % task, b"%d" % (task + 1)]
+    assert [env[b"MPIFARM_ENTRY"] for env in seen] == [b"molecule 12", b"env -0"]
+    assert {env[b"MPIFARM_SLOT"] for env in seen} == {b"0", b"2"}
+
+
+def test_a_long_entry_is_no_variable_of_the_next(make_node: Make) -> None:
+    node = make_node(slots=1)
+    tell = b"echo ${MPIFARM_ENTRY-none}"
+    task = node.start_tasks([TaskText(tell, b"short"), TaskText(tell, b"x" * 200_000), TaskText(tell, b"")])
+    node.wait(range(task, task + 3))
+    assert [node.ended[n].stdout for n in range(task, task + 3)] == [b"short\n", b"none\n", b"\n"]
+
+
+def test_signals_descriptors_and_group_of_a_task(node: OneNode) -> None:
+    status = dict(line.split(":\t") for line in node.run("cat /proc/self/status").stdout.decode().splitlines())
+    internal = 3 << 31  # 32 and 33 are glibc's own; its posix_spawn ignores them in every program
+    assert [int(status[name], 16) & ~internal for name in ("SigBlk", "SigIgn", "SigCgt")] == [0, 0, 0]
+    code = "import os; print(sorted(os.listdir('/proc/self/fd')), os.getpgrp() == os.getpid())"
+    assert node.run(f'{sys.executable} -c "{code}"').stdout == b"['0', '1', '2', '3'] True\n"
+    assert node.run("readlink /proc/self/fd/0").stdout == b"/dev/null\n"
+
+
+def test_a_missing_directory(node: OneNode, tmp_path: Path) -> None:
+    gone = tmp_path / "gone"
+    task = node.start("true", "echo here", cwd=gone)
+    node.wait([task, task + 1])
+    for attempt in (node.ended[task], node.ended[task + 1]):
+        assert (attempt.state, attempt.failure) == (State.FAILED, FailureClass.LAUNCH)
+        assert (
+            attempt.stderr.decode() == f"mpifarm: cannot enter the job's directory {gone}: No such file or directory\n"
+        )
+    gone.mkdir()
+    task = node.start("pwd", cwd=gone)
+    node.wait([task])
+    assert node.ended[task].stdout.decode() == f"{gone}\n"
+
+
+def test_a_task_wider_than_the_node(node: OneNode) -> None:
+    task = node.start("true", cpus=3)
+    node.wait([task])
+    attempt = node.ended[task]
+    assert (attempt.state, attempt.failure, attempt.cpus) == (State.FAILED, FailureClass.LAUNCH, 3)
+    assert attempt.stderr == b"mpifarm: the task wants 3 cpus; this node has 2\n"
+
+
+def test_no_process_to_spare(make_node: Make, monkeypatch: pytest.MonkeyPatch) -> None:
+    """At a limit on processes (EAGAIN) attempts wait for their turn instead of failing in a row."""
+    spawn, refused = os.posix_spawn, iter(range(5))
+
+    def reluctant(*args: object, **kwargs: object) -> int:
+        if next(refused, None) is not None:
+            raise BlockingIOError(11, "Resource temporarily unavailable")
+        return spawn(*args, **kwargs)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(os, "posix_spawn", reluctant)
+    node = make_node()
+    task = node.start(*["echo here"] * 10)
+    node.wait(range(task, task + 10))
+    assert {attempt.stdout for attempt in node.ended.values()} == {b"here\n"}
+
+
+def test_many_short_tasks(make_node: Make) -> None:
+    node = make_node(slots=3)
+    task = node.start(*[f"/bin/echo {n}" for n in range(500)])
+    node.wait(range(task, task + 500))
+    assert [node.ended[task + n].stdout for n in range(500)] == [b"%d\n" % n for n in range(500)]
+    assert {attempt.slot for attempt in node.ended.values()} == {0, 1, 2}

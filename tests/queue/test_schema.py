@@ -1,0 +1,104 @@
+"""The schema file and the migrations make the same database; other versions are refused with what to do."""
+
+from __future__ import annotations
+
+import threading
+from typing import Any
+
+import psycopg
+import pytest
+
+from mpifarm.core.model import FailureClass, State
+from mpifarm.errors import QueueError, SchemaError
+from mpifarm.queue import schema, statements
+from mpifarm.queue.client import Client
+from mpifarm.queue.dsn import Dsn
+
+pytestmark = pytest.mark.postgres
+
+CATALOG = {
+    "columns": """
+        SELECT table_name, ordinal_position, column_name, data_type, udt_name, is_nullable, column_default,
+            is_identity, identity_generation
+        FROM information_schema.columns WHERE table_schema = 'mpifarm'""",
+    "constraints": """
+        SELECT conrelid::regclass::text, conname, pg_get_constraintdef(oid)
+        FROM pg_constraint WHERE connamespace = 'mpifarm'::regnamespace""",
+    "indexes": "SELECT indexname, indexdef FROM pg_indexes WHERE schemaname = 'mpifarm'",
+    "views": "SELECT viewname, definition FROM pg_views WHERE schemaname = 'mpifarm'",
+    "relations": """
+        SELECT relname, relkind, reloptions FROM pg_class WHERE relnamespace = 'mpifarm'::regnamespace""",
+    "sequences": """
+        SELECT sequencename, data_type::text, start_value, increment_by, max_value
+        FROM pg_sequences WHERE schemaname = 'mpifarm'""",
+}
+
+
+def catalog(connection: psycopg.Connection[Any]) -> dict[str, list[str]]:
+    return {name: sorted(map(repr, connection.execute(query))) for name, query in CATALOG.items()}  # type: ignore[arg-type]
+
+
+def test_schema_equals_migrations(pg_empty: Dsn) -> None:
+    with psycopg.connect(pg_empty.text, autocommit=True) as connection:
+        connection.execute(statements.schema())
+        made = catalog(connection)
+        connection.execute("DROP SCHEMA mpifarm CASCADE")
+        assert schema.upgrade(connection) == (0, schema.VERSION)
+        assert catalog(connection) == made
+        assert all(made.values())
+        assert schema.upgrade(connection) == (schema.VERSION, schema.VERSION)
+
+
+def test_every_version_has_a_migration() -> None:
+    assert len(statements.migrations()) == schema.VERSION
+
+
+def test_made_on_first_use_by_whoever_comes_first(pg_empty: Dsn) -> None:
+    errors: list[BaseException] = []
+
+    def use() -> None:
+        try:
+            with Client.connect(pg_empty) as client:
+                assert client.jobs() == []
+        except BaseException as error:
+            errors.append(error)
+
+    threads = [threading.Thread(target=use) for _ in range(6)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join(60)
+    assert not errors
+
+
+@pytest.mark.parametrize(
+    ("version", "says"), [(schema.VERSION + 1, "upgrade mpifarm"), (schema.VERSION - 1, "mpifarm db upgrade")]
+)
+def test_another_version_is_refused(pg_dsn: Dsn, version: int, says: str) -> None:
+    with psycopg.connect(pg_dsn.text, autocommit=True) as connection:
+        connection.execute("ALTER TABLE mpifarm.meta DROP CONSTRAINT meta_version_check")
+        connection.execute("UPDATE mpifarm.meta SET version = %s", [version])
+        with pytest.raises(SchemaError, match=says):
+            Client.connect(pg_dsn)
+        # And changes nothing.
+        row = connection.execute("SELECT version FROM mpifarm.meta").fetchone()
+        assert row == (version,)
+
+
+def test_a_user_who_may_not_make_the_schema_is_told(pg_empty: Dsn) -> None:
+    with psycopg.connect(pg_empty.text, autocommit=True) as connection:
+        connection.execute("DO $$ BEGIN CREATE ROLE guest LOGIN; EXCEPTION WHEN duplicate_object THEN NULL; END $$")
+        guest = Dsn(psycopg.conninfo.make_conninfo(pg_empty.text, user="guest"), "the test")
+        with pytest.raises(QueueError, match="GRANT CREATE ON DATABASE"):
+            Client.connect(guest)
+
+
+def test_the_numbers_in_checks_are_those_of_the_model(pg_dsn: Dsn) -> None:
+    """The checks say 0..2 and 0..8."""
+    assert sorted(state.value for state in State if state.final) == [0, 1, 2]
+    assert sorted(failure.value for failure in FailureClass) == list(range(9))
+    with psycopg.connect(pg_dsn.text, autocommit=True) as connection, pytest.raises(psycopg.errors.CheckViolation):
+        connection.execute(
+            "INSERT INTO mpifarm.outcome (job, no, lease, run, file_row, started, seconds, node, attempt, state, failure)"
+            " VALUES (1, 1, 1, 1, 0, 0, 0, 0, 1, 3, 1)"
+        )
