@@ -227,9 +227,7 @@ class FileDoor(_Door):
             if appended is None:
                 return
             stored.append(
-                Stored(
-                    output.rank, appended.rows, appended.first_row, output.size, writer.extents, output.tails
-                )
+                Stored(output.rank, appended.rows, appended.first_row, output.size, writer.extents, output.tails)
             )
 
         def synced() -> bool:

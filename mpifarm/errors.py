@@ -52,8 +52,6 @@ class TaskFileError(UsageError):
         shown = "".join(c if c.isprintable() else "\N{REPLACEMENT CHARACTER}" for c in text)
         start = max(0, column - 60)
         excerpt = shown[start : start + 100]
-        super().__init__(
-            f"{file}:{line}:{column + 1}: {reason}\n    {excerpt}\n    {' ' * (column - start)}^"
-        )
+        super().__init__(f"{file}:{line}:{column + 1}: {reason}\n    {excerpt}\n    {' ' * (column - start)}^")
         self.line = line
         self.column = column

@@ -36,7 +36,8 @@ def find_mpiexec() -> str | None:
 
 
 def _split(argv: list[str]) -> tuple[int, list[str]]:
-    """The N of --local and the other arguments."""
+    """The N of --local and the other arguments. A DSN goes by the environment: every argument of mpiexec can be seen
+    by everybody on the machine."""
     rest: list[str] = []
     count = ""
     words = iter(argv)
@@ -45,6 +46,10 @@ def _split(argv: list[str]) -> tuple[int, list[str]]:
             count = next(words, "")
         elif word.startswith("--local="):
             count = word.partition("=")[2]
+        elif word == "--dsn":
+            os.environ["MPIFARM_DSN"] = next(words, "")
+        elif word.startswith("--dsn="):
+            os.environ["MPIFARM_DSN"] = word.partition("=")[2]
         else:
             rest.append(word)
     if not count.isdigit() or not 1 <= int(count) <= 10_000:

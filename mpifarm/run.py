@@ -184,9 +184,7 @@ class Session:
         self.options: RunOptions = parse_run(argv)
         odd = {hello.version for hello in hellos} - {(__version__, VERSION)}
         if odd:
-            raise SiteError(
-                f"ranks run different versions of mpifarm: {__version__} here, {sorted(odd)} elsewhere"
-            )
+            raise SiteError(f"ranks run different versions of mpifarm: {__version__} here, {sorted(odd)} elsewhere")
         self.nodes = node_shapes(roles, hellos, self.options.cpus)
         self.allocation = find_allocation(os.environ)
         self.slots = sum(node.slots for node in self.nodes)
@@ -215,7 +213,7 @@ class Session:
             pid=os.getpid(),
             boot=boot_id(),
             allocation=self.allocation.label,
-            command=shlex.join(["mpifarm", "run", *self._argv]),
+            command=command_line(self._argv),
             version=__version__,
             nodes=len(self.nodes),
             ranks=self._ranks,
@@ -231,7 +229,7 @@ class Session:
         attributes = {
             "run": str(self.run),
             "mpifarm_version": __version__,
-            "command": shlex.join(["mpifarm", "run", *self._argv]),
+            "command": command_line(self._argv),
             "allocation": self.allocation.label,
             "cwd": str(Path.cwd()),
         }
@@ -269,6 +267,17 @@ class Session:
         if finished.code:
             return finished.code
         return 1 if self.options.exit_code and ended[State.FAILED] else 0
+
+
+def command_line(argv: list[str]) -> str:
+    """How the run was started, for records: without the DSN, which may hold a password."""
+    words = list(argv)
+    for place, word in enumerate(argv):
+        if word == "--dsn" and place + 1 < len(argv):
+            words[place + 1] = "..."
+        elif word.startswith("--dsn="):
+            words[place] = "--dsn=..."
+    return shlex.join(["mpifarm", "run", *words])
 
 
 def summary(ended: Counter[State], busy_s: float, slots: int, wall_s: float, path: str) -> str:

@@ -90,7 +90,7 @@ class Dispatcher:
         self._believed = 0
         self._ready_left = 0
         self._signal_at = self._watch_at = self._recorder_heard_at = now
-        self._file_lost = False
+        self._file_lost = self._file_stuck = False
         self._drain_until = float("inf")
         self._queue_down_s = 0.0
         self._queue_down = ""
@@ -102,7 +102,8 @@ class Dispatcher:
         actions = self._take_in(event, now)
         self._watch(now, actions)
         if self.phase is Phase.WORKING:
-            self._deal(actions)
+            if not self._file_stuck:  # what cannot be written must not be started
+                self._deal(actions)
             self._lease(now, actions)
         if self.phase in (Phase.WORKING, Phase.DRAINING):
             self._end_if_over(actions)
@@ -129,6 +130,7 @@ class Dispatcher:
             case Durable(rank):
                 self._dealer.hear(rank, now)
                 self._believed += self.ledger.end(event)
+                self._file_stuck = False
             case Unstarted(rank, spans):
                 if self._dealer.hear(rank, now):
                     for span in spans:
@@ -159,6 +161,7 @@ class Dispatcher:
             case QueueTrouble(reason, since_s, fatal):
                 self._trouble(reason, since_s, fatal, actions)
             case FileTrouble(reason, fatal):
+                self._file_stuck = True
                 actions.append(Say(reason))
                 if fatal:
                     self._lose_file(reason, 5, actions)

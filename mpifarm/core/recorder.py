@@ -47,9 +47,7 @@ class Recorder:
                 return [CloseRunFile()]
             case Stored(rank, rows, first_row, size, extents, tails):
                 written = Send(rank, Written(size, extents))
-                return (
-                    [Send(DISPATCHER, Durable(rank, rows, first_row, tails)), written] if rows else [written]
-                )
+                return [Send(DISPATCHER, Durable(rank, rows, first_row, tails)), written] if rows else [written]
             case FileOpened() | FileClosed() | FileTrouble():
                 return [Send(DISPATCHER, event)]
             case Tick():
