@@ -1,7 +1,7 @@
 """GFN2-xTB energy of one molecule of the G2 set, as `xtb_energy.py NAME`: a line of numbers, or a plain error.
 
-The demonstration's real program: quantum chemistry by tblite on the measured geometries that ASE carries. G2 is the test
-set of Curtiss, Raghavachari, Redfern and Pople, J. Chem. Phys. 106 (1997) 1063.
+The demonstration's real program: quantum chemistry by tblite on the geometries that ASE carries. G2 is the test set of
+Curtiss, Raghavachari, Redfern and Pople, J. Chem. Phys. 106 (1997) 1063.
 """
 
 import sys

@@ -18,8 +18,8 @@ import click
 
 from mpifarm import __version__
 from mpifarm.errors import FarmError, UsageError
+from mpifarm.intake.taskfile import CPUS_MAX
 from mpifarm.options import RunOptions
-from mpifarm.taskfile import CPUS_MAX
 from mpifarm.units import parse_duration, parse_ranges
 
 if TYPE_CHECKING:
@@ -191,7 +191,7 @@ def submit(ctx: click.Context, /, files: tuple[str, ...], **options: Any) -> Non
       mpifarm submit --array 1-100 -- ./simulate --seed {}
       mpifarm submit --each-line molecules.smi --cpus 4 -- dock {}
     """
-    from mpifarm import submit as submitting
+    from mpifarm.intake import submit as submitting
 
     request = submitting.Request(files, ctx.obj, **options)
     submitting.check(request)
@@ -261,7 +261,7 @@ def report(job: str | None, **options: Any) -> int:
       mpifarm report scan --tasks 3,7-9 > outputs.txt
       mpifarm report last --extract outputs/
     """
-    from mpifarm import report as reporting
+    from mpifarm.reporting import report as reporting
 
     wanted = reporting.Wanted(**options)
     reporting.check(job, wanted)
@@ -289,7 +289,7 @@ def tasks(job: str, dsn: str | None, **options: Any) -> None:
       mpifarm tasks scan --state failed
       mpifarm tasks last --tasks 1-20 --json
     """
-    from mpifarm import report as reporting
+    from mpifarm.reporting import report as reporting
 
     states = [reporting.state_named(word) for word in options["states"]]
     with _client(dsn) as client:

@@ -24,7 +24,7 @@ _TAG = 1
 FINISH_POLL_S = 1e-3
 
 NO_MPI = """no MPI library could be loaded: {reason}
-  on a cluster: load the site's MPI module and install mpi4py built against it (MPICC=mpicc pip install --no-binary mpi4py mpi4py)
+  on a cluster: load the site's MPI module and build mpi4py against it: pip install --no-binary mpi4py mpi4py
   elsewhere: pip install 'mpifarm[local]' brings MPICH with mpiexec"""
 
 SINGLETONS = """{count} separate copies of one rank were started instead of one world of {count} ranks: the launcher and

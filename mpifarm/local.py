@@ -1,4 +1,4 @@
-"""`mpifarm run --local N`: starts mpiexec itself, for a laptop or one node. Becomes mpiexec; nothing is left between."""
+"""`mpifarm run --local N`: starts mpiexec itself, on a laptop or one node. Becomes mpiexec; nothing is left between."""
 
 from __future__ import annotations
 

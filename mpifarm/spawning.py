@@ -1,6 +1,6 @@
 """From an attempt to a process: argv, environment, directory, and the pipes of its slot.
 
-os.posix_spawn only: it costs the same from a big process as from a small one, and there is no Python between fork and
+posix_spawn only: it costs the same from a big process as from a small one, and there is no Python between fork and
 exec. It cannot change directory, so the launcher itself stands in the directory of the job. A line that needs no shell
 is executed directly; whatever goes wrong with that is left to bash, so the user reads bash's message and gets bash's
 exit code.
@@ -16,17 +16,17 @@ import errno
 import fcntl
 import os
 import select
-import signal
 import stat
 import tempfile
 import time
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 
 from mpifarm.core.commandline import plan, shell_is_altered
 from mpifarm.core.launching import Running
 from mpifarm.core.model import JobId, JobText
 from mpifarm.core.row import STDERR, STDOUT
-from mpifarm.environ import JOB, NODE, Environment, name_task, scrubbed
+from mpifarm.environ import JOB, NODE, TASK_LINES, scrubbed, task_lines
+from mpifarm.libc_spawn import Environment, FileActions, environment, spawn
 from mpifarm.orphans import Marks
 
 READ_BYTES = 64 << 10
@@ -39,11 +39,6 @@ LAST_BYTES_WAIT_S = 0.05
 # line number in messages are as with `bash -c LINE`.
 _LONG_LINE_FD = 9
 _LONG_LINE = b'eval "exec 9<&-; $(cat <&9)"'
-
-
-# Python and the launcher ignore some, a task must not. All of them, since glibc asks the kernel about each one that is
-# left out: 60 system calls and 7 us per task.
-_ALL_SIGNALS = tuple(signal.valid_signals())
 
 
 class NotLaunchedError(Exception):
@@ -117,11 +112,8 @@ class Seat:
     def _open(self) -> None:
         self.out = Stream(STDOUT, self._capacity)
         self.err = Stream(STDERR, self._capacity)
-        self.file_actions = (
-            (os.POSIX_SPAWN_DUP2, self.out.write_fd, 1),
-            (os.POSIX_SPAWN_DUP2, self.err.write_fd, 2),
-        )
-
+        self.descriptors = {1: self.out.write_fd, 2: self.err.write_fd}
+        self.file_actions = FileActions(self.descriptors)
         self._poll = select.poll()
         self._poll.register(self.out.read_fd, select.POLLIN)
         self._poll.register(self.err.read_fd, select.POLLIN)
@@ -149,7 +141,7 @@ def make_seats(slots: int) -> list[Seat]:
 class Spawner:
     """Starts attempts. Needs the environment of the rank and the name of the node."""
 
-    def __init__(self, environ: Environment, node: str) -> None:
+    def __init__(self, environ: Mapping[bytes, bytes], node: str) -> None:
         self._environ = scrubbed(environ)
         self._environ[NODE] = os.fsencode(node)
         self._shell_only = shell_is_altered(map(os.fsdecode, self._environ))
@@ -162,8 +154,9 @@ class Spawner:
     def learn(self, jobs: Iterable[JobText]) -> None:
         """Tasks of these jobs will come."""
         for job in jobs:
-            env = {**self._environ, JOB: os.fsencode(job.name), b"PWD": job.cwd}
-            self._jobs[job.id] = job, env
+            variables = {**self._environ, JOB: os.fsencode(job.name), b"PWD": job.cwd}
+            lines = [b"%b=%b" % item for item in variables.items()]
+            self._jobs[job.id] = job, environment([*lines, *[b""] * TASK_LINES])
 
     def marks(self, running: Running) -> Marks:
         """What stands in the environment of the attempt's processes."""
@@ -180,16 +173,17 @@ class Spawner:
         if self._entered is not block:  # anew for every block: a directory may have been replaced by another
             self._enter(job.cwd)
             self._entered = block
-        name_task(env, running.task, block.attempt, block.shape.cpus, seat.slot, command if entry is None else entry)
+        named = command if entry is None else entry
+        env[-1 - TASK_LINES : -1] = task_lines(running.task, block.attempt, block.shape.cpus, seat.slot, named)
         argv = plan(command, shell_only=self._shell_only)
         if argv is not None:
             program = self._programs.get(argv[0]) or self._look_up(argv[0])
             if program is not None:
                 try:
-                    return self._exec(program, argv, env, seat.file_actions)
+                    return spawn(program, argv, env, seat.file_actions)
                 except BlockingIOError:
                     raise
-                except (OSError, ValueError):
+                except OSError:
                     self._programs.pop(argv[0], None)  # bash will say what is wrong
         return self._spawn_shell(command, env, seat)
 
@@ -201,39 +195,24 @@ class Spawner:
             reason = error.strerror if isinstance(error, OSError) else error
             raise NotLaunchedError(f"cannot enter the job's directory {os.fsdecode(cwd)}: {reason}") from None
 
-    def _exec(
-        self,
-        program: bytes,
-        argv: tuple[bytes, ...],
-        env: Environment,
-        file_actions: tuple[tuple[int, int, int], ...],
-    ) -> int:
-        return os.posix_spawn(
-            program,
-            argv,
-            env,
-            file_actions=file_actions,
-            setpgroup=0,
-            setsigmask=(),
-            setsigdef=_ALL_SIGNALS,
-        )
-
     def _spawn_shell(self, command: bytes, env: Environment, seat: Seat) -> int:
+        if b"\0" in command:
+            raise NotLaunchedError("the command has a zero byte in it")
         name = os.path.basename(self._shell)
         try:
             try:
-                return self._exec(self._shell, (name, b"-c", command), env, seat.file_actions)
+                return spawn(self._shell, (name, b"-c", command), env, seat.file_actions)
             except OSError as error:
                 if error.errno != errno.E2BIG:
                     raise
             with tempfile.TemporaryFile() as script:
                 script.write(command)
                 script.seek(0)
-                file_actions = (*seat.file_actions, (os.POSIX_SPAWN_DUP2, script.fileno(), _LONG_LINE_FD))
-                return self._exec(self._shell, (name, b"-c", _LONG_LINE), env, file_actions)
+                actions = FileActions({**seat.descriptors, _LONG_LINE_FD: script.fileno()})
+                return spawn(self._shell, (name, b"-c", _LONG_LINE), env, actions)
         except BlockingIOError:
             raise
-        except (OSError, ValueError) as error:
+        except OSError as error:
             raise NotLaunchedError(f"cannot start {os.fsdecode(self._shell)}: {error}") from None
 
     def _look_up(self, name: bytes) -> bytes | None:
@@ -251,6 +230,6 @@ class Spawner:
             try:
                 if stat.S_ISREG(os.stat(path).st_mode) and os.access(path, os.X_OK):
                     return path
-            except (OSError, ValueError):
+            except OSError:
                 pass
         return None

@@ -31,8 +31,8 @@ PURE_FORBIDDEN = {
 
 LAYERS = [
     {"cli", "__main__", "run", "local", "loop"},
-    {"report", "extract", "doors", "intake"},
-    {"queue", "comm", "launcher", "output", "allocation"},
+    {"reporting", "intake", "doors", "progress", "advice"},
+    {"queue", "comm", "launch", "output", "allocation", "process"},
     {"core"},
     {"errors"},
 ]

@@ -325,12 +325,9 @@ class Dispatcher:
             if self._dry is None or self._dry.ready_left or self._dry.silent:
                 return
             if self._dry.too_wide:
-                actions.append(
-                    Say(
-                        f"{self._dry.too_wide:,} tasks stay in the queue: they need more than the {self._dealer.cpus_max} cores"
-                        " a node of this run offers"
-                    )
-                )
+                widest = self._dealer.cpus_max
+                left = f"{self._dry.too_wide:,} tasks stay in the queue: they need more than the {widest} cores"
+                actions.append(Say(f"{left} a node of this run offers"))
         self.phase = Phase.CLOSING
         actions.append(AskClose())
 

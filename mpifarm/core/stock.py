@@ -22,7 +22,7 @@ class Stock:
         self.tasks += len(block.tasks)
 
     def cut(self, cpus: int, cpus_max: int) -> list[Block]:
-        """Take off blocks worth about `cpus` cores, of tasks no wider than `cpus_max`; at least one task if any fits."""
+        """Take off blocks worth `cpus` cores, of tasks no wider than `cpus_max`; at least one task if any fits."""
         taken: list[Block] = []
         wide: list[Block] = []
         while self._blocks and cpus > 0:

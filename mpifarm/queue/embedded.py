@@ -26,7 +26,6 @@ from pathlib import Path
 from typing import IO
 
 from mpifarm.errors import SiteError
-from mpifarm.process import run_program
 from mpifarm.queue.programs import Programs, find_programs, server_user
 
 _SOCKET = ".s.PGSQL.5432"

@@ -16,9 +16,9 @@ from hypothesis import strategies as st
 
 from mpifarm.core.model import Shape, TaskText
 from mpifarm.errors import UsageError
-from mpifarm.expand import RUN_BYTES_MAX, Expansion, expand_arguments
-from mpifarm.replacement import quote
-from mpifarm.taskfile import RUN_TASKS_MAX
+from mpifarm.intake.expand import RUN_BYTES_MAX, Expansion, expand_arguments
+from mpifarm.intake.replacement import quote
+from mpifarm.intake.taskfile import RUN_TASKS_MAX
 
 SHAPE = Shape(cpus=3)
 

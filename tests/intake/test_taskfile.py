@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from mpifarm.core.commandline import find_flaw
 from mpifarm.core.model import Shape
 from mpifarm.errors import TaskFileError, UsageError
-from mpifarm.taskfile import COMMAND_BYTES_MAX, RUN_TASKS_MAX, read_tasks
+from mpifarm.intake.taskfile import COMMAND_BYTES_MAX, RUN_TASKS_MAX, read_tasks
 
 DEFAULTS = Shape(cpus=2, time_limit_s=60.0)
 MEGABYTE = 1 << 20

@@ -13,6 +13,7 @@ from pathlib import Path
 import pytest
 
 from mpifarm.core.model import FailureClass, Shape, State, TaskText
+from mpifarm.libc_spawn import Environment, FileActions, spawn
 from tests.launch.node import OneNode
 
 Make = Callable[..., OneNode]
@@ -188,14 +189,14 @@ def test_a_task_wider_than_the_node(node: OneNode) -> None:
 
 def test_no_process_to_spare(make_node: Make, monkeypatch: pytest.MonkeyPatch) -> None:
     """At a limit on processes (EAGAIN) attempts wait for their turn instead of failing in a row."""
-    spawn, refused = os.posix_spawn, iter(range(5))
+    refused = iter(range(5))
 
-    def reluctant(*args: object, **kwargs: object) -> int:
+    def reluctant(program: bytes, argv: tuple[bytes, ...], env: Environment, actions: FileActions) -> int:
         if next(refused, None) is not None:
             raise BlockingIOError(11, "Resource temporarily unavailable")
-        return spawn(*args, **kwargs)  # type: ignore[arg-type]
+        return spawn(program, argv, env, actions)
 
-    monkeypatch.setattr(os, "posix_spawn", reluctant)
+    monkeypatch.setattr("mpifarm.spawning.spawn", reluctant)
     node = make_node()
     task = node.start(*["echo here"] * 10)
     node.wait(range(task, task + 10))

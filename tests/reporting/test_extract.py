@@ -11,10 +11,10 @@ import pytest
 
 from mpifarm.core.row import STDERR, STDOUT
 from mpifarm.errors import UsageError
-from mpifarm.extract import Missing, extract, prepare_directory, write_outputs
 from mpifarm.queue.client import TaskLine
-from tests.report.rows import a_task
-from tests.report.run_files import Scribe
+from mpifarm.reporting.extract import Missing, extract, prepare_directory, write_outputs
+from tests.reporting.rows import a_task
+from tests.reporting.run_files import Scribe
 
 OUTPUTS = {
     1: (b"one\n", b""),

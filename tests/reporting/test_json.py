@@ -6,9 +6,9 @@ import json
 
 import pytest
 
-from mpifarm.report_json import array, report_object, task_object
-from mpifarm.report_text import JobReport
-from tests.report.rows import NOW, a_failure, a_job, a_run, a_task
+from mpifarm.reporting.objects import array, report_object, task_object
+from mpifarm.reporting.text import JobReport
+from tests.reporting.rows import NOW, a_failure, a_job, a_run, a_task
 
 
 def test_a_job() -> None:

@@ -11,7 +11,7 @@ from typing import NamedTuple
 import pytest
 
 from mpifarm import cli
-from tests.report.rows import FakeClient
+from tests.reporting.rows import FakeClient
 
 
 class Said(NamedTuple):

@@ -23,7 +23,7 @@ from mpifarm.core.model import FailureClass, State
 from mpifarm.core.verbs import Batch, RunInfo
 from mpifarm.queue.dsn import Dsn
 from mpifarm.queue.postgres import PostgresQueue
-from tests.report.run_files import Scribe
+from tests.reporting.run_files import Scribe
 
 pytestmark = pytest.mark.postgres
 ROOT = Path(__file__).parents[2]

@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING, BinaryIO
 from mpifarm.core.model import Shape, TaskText
 from mpifarm.errors import UsageError
 from mpifarm.progress import Progress
-from mpifarm.report import run_command_here
+from mpifarm.reporting.report import run_command_here
 
 if TYPE_CHECKING:
     from mpifarm.queue.client import Client
@@ -93,8 +93,8 @@ def submit(client: Client, request: Request, until_commit: Interruptible) -> Non
 
 def _parts(request: Request, stack: ExitStack) -> Parts:
     """The tasks of the job; a file they come from stays open as long as `stack`."""
-    from mpifarm.expand import Expansion, expand_arguments
-    from mpifarm.taskfile import read_tasks
+    from mpifarm.intake.expand import Expansion, expand_arguments
+    from mpifarm.intake.taskfile import read_tasks
 
     if not request.files:
         asked = Expansion(request.words or (), request.array, request.each_line, request.from_json)

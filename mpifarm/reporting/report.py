@@ -17,12 +17,12 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, TextIO
 
-from mpifarm.advice import dsn_words, next_step, run_command
 from mpifarm.core.row import STDERR, STDOUT
 from mpifarm.errors import UsageError
-from mpifarm.extract import FINAL, Missing, extract, prepare_directory, write_outputs
-from mpifarm.report_json import array, report_object, task_object
-from mpifarm.report_text import STATES, JobReport, Look, job_text, jobs_text, task_head, task_text
+from mpifarm.reporting.advice import dsn_words, next_step, run_command
+from mpifarm.reporting.extract import FINAL, Missing, extract, prepare_directory, write_outputs
+from mpifarm.reporting.objects import array, report_object, task_object
+from mpifarm.reporting.text import STATES, JobReport, Look, job_text, jobs_text, task_head, task_text
 from mpifarm.units import parse_ranges
 
 if TYPE_CHECKING:

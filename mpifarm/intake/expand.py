@@ -2,7 +2,7 @@
 
 The words after `--` are joined by single blanks and not quoted again, as GNU parallel does: `-- echo '$HOME' {}` and
 `-- 'echo $HOME {}'` are the same command, and the shell of the task expands `$HOME`. Then the replacement strings in it
-are filled in, see `mpifarm.replacement`.
+are filled in, see `mpifarm.intake.replacement`.
 
 - `:::` VALUES, `::::` FILES (each file is a source, each line a value, `-` is stdin): every combination, the last
   source changing fastest. `:::+` and `::::+` go along with the source before them instead, until the shortest ends.
@@ -30,8 +30,8 @@ from typing import BinaryIO, cast
 
 from mpifarm.core.model import Shape, TaskText
 from mpifarm.errors import UsageError
-from mpifarm.replacement import Record, Template, Values, compile_keys, compile_positions, encode_json
-from mpifarm.taskfile import COMMAND_BYTES_MAX, RUN_TASKS_MAX, check_command
+from mpifarm.intake.replacement import Record, Template, Values, compile_keys, compile_positions, encode_json
+from mpifarm.intake.taskfile import COMMAND_BYTES_MAX, RUN_TASKS_MAX, check_command
 from mpifarm.units import each_number, parse_numbers
 
 RUN_BYTES_MAX = 8 << 20

@@ -11,7 +11,7 @@ import json
 from collections.abc import Iterable, Iterator
 from typing import TYPE_CHECKING
 
-from mpifarm.report_text import STATES, JobReport, busy_share, lasted_s, run_state
+from mpifarm.reporting.text import STATES, JobReport, busy_share, lasted_s, run_state
 
 if TYPE_CHECKING:
     from mpifarm.queue.client import JobSummary, RunLine, TaskLine

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from mpifarm.report_text import (
+from mpifarm.reporting.text import (
     JobReport,
     Look,
     busy_share,
@@ -19,7 +19,7 @@ from mpifarm.report_text import (
     task_text,
     telling_line,
 )
-from tests.report.rows import NOW, a_failure, a_job, a_run, a_task
+from tests.reporting.rows import NOW, a_failure, a_job, a_run, a_task
 
 PLAIN = Look()
 

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from mpifarm.advice import dsn_words, next_step, run_command
-from tests.report.rows import a_job, a_run
+from mpifarm.reporting.advice import dsn_words, next_step, run_command
+from tests.reporting.rows import a_job, a_run
 
 
 @pytest.mark.parametrize(

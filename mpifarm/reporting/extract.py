@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, BinaryIO, NamedTuple
 
 from mpifarm.core.row import STDERR, STDOUT
 from mpifarm.errors import OutputError, UsageError
-from mpifarm.report_text import spans_text
+from mpifarm.reporting.text import spans_text
 
 if TYPE_CHECKING:
     from mpifarm.output.reader import RunFile

@@ -17,8 +17,8 @@ import pytest
 from mpifarm import cli
 from mpifarm.core.model import Shape, TaskText
 from mpifarm.queue.client import JobSummary
-from tests.report.conftest import Said
-from tests.report.rows import FakeClient
+from tests.reporting.conftest import Said
+from tests.reporting.rows import FakeClient
 
 Typed = Callable[..., Said]
 

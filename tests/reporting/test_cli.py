@@ -15,9 +15,9 @@ import pytest
 from mpifarm import __version__, cli
 from mpifarm.errors import QueueError, UsageError
 from mpifarm.options import RunOptions
-from tests.report.conftest import Said
-from tests.report.rows import FakeClient, a_failure, a_job, a_run, a_task
-from tests.report.run_files import Scribe
+from tests.reporting.conftest import Said
+from tests.reporting.rows import FakeClient, a_failure, a_job, a_run, a_task
+from tests.reporting.run_files import Scribe
 
 Typed = Callable[..., Said]
 COMMANDS = ["submit", "run", "report", "tasks"]
@@ -142,7 +142,7 @@ def test_a_full_disk_is_no_bug(typed: Typed, client: FakeClient, tmp_path: Path)
 
 def test_a_reader_that_has_seen_enough_is_no_error(tmp_path: Path) -> None:
     program = (
-        "import sys; from mpifarm import cli, report; from tests.report.rows import FakeClient, a_job, a_task\n"
+        "import sys; from mpifarm import cli; from mpifarm.reporting import report; from tests.reporting.rows import FakeClient, a_job, a_task\n"
         "from contextlib import contextmanager\n"
         "client = FakeClient(a_job()); client.lines = [a_task(n) for n in range(200_000)]\n"
         "cli._client = contextmanager(lambda dsn: (yield client))\n"

@@ -1,0 +1,106 @@
+"""Where the queue is found, and that no password is ever shown, in a text or in an error."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import pytest
+
+from mpifarm.errors import FarmError, QueueUnreachable, UsageError
+from mpifarm.queue.client import Client
+from mpifarm.queue.dsn import Dsn, find_dsn
+
+
+def write(file: Path, text: str) -> Path:
+    file.parent.mkdir(parents=True, exist_ok=True)
+    file.write_text(text)
+    return file
+
+
+@pytest.fixture
+def environ(tmp_path: Path) -> dict[str, str]:
+    return {"HOME": str(tmp_path / "home")}
+
+
+def test_the_order_of_the_places(tmp_path: Path, environ: dict[str, str]) -> None:
+    deep = tmp_path / "project" / "runs" / "today"
+    deep.mkdir(parents=True)
+    assert find_dsn(None, environ, deep).embedded
+
+    user = write(tmp_path / "home/.config/mpifarm/config.toml", 'dsn = "host=user"')
+    assert find_dsn(None, environ, deep) == Dsn("host=user", str(user))
+    xdg = write(tmp_path / "xdg/mpifarm/config.toml", 'dsn = "host=xdg"')
+    environ["XDG_CONFIG_HOME"] = str(tmp_path / "xdg")
+    assert find_dsn(None, environ, deep) == Dsn("host=xdg", str(xdg))
+    project = write(tmp_path / "project/.mpifarm.toml", 'other = 1\ndsn = "host=project"')
+    assert find_dsn(None, environ, deep) == Dsn("host=project", str(project))
+    write(deep / ".mpifarm.toml", "other = 1")  # names no DSN: the search goes on
+    assert find_dsn(None, environ, deep).text == "host=project"
+    environ["MPIFARM_DSN"] = "host=variable"
+    assert find_dsn(None, environ, deep) == Dsn("host=variable", "MPIFARM_DSN")
+    assert find_dsn("host=option", environ, deep) == Dsn("host=option", "--dsn")
+
+
+@pytest.mark.parametrize("text", ["dsn = 5", "dsn = host=secret", "\udcff"])
+def test_a_bad_file_is_named_and_not_quoted(tmp_path: Path, environ: dict[str, str], text: str) -> None:
+    (tmp_path / ".mpifarm.toml").write_bytes(text.encode(errors="surrogateescape"))
+    with pytest.raises(UsageError, match=r"\.mpifarm\.toml") as caught:
+        find_dsn(None, environ, tmp_path)
+    assert "secret" not in str(caught.value)
+
+
+def test_a_file_of_another_user_is_not_believed(
+    tmp_path: Path, environ: dict[str, str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    write(tmp_path / ".mpifarm.toml", 'dsn = "host=evil"')
+    owner = tmp_path.stat().st_uid
+    monkeypatch.setattr(os, "geteuid", lambda: owner + 1)
+    monkeypatch.setattr(os, "fstat", lambda _: os.stat_result((0o100644, 0, 0, 1, owner + 2, 0, 0, 0, 0, 0)))
+    with pytest.raises(UsageError, match="another user"):
+        find_dsn(None, environ, tmp_path)
+
+
+SECRETS = [
+    "postgresql://me:s3cret@db/farm",
+    "postgres://me:s3cret@with@db:5432/farm?sslmode=require",
+    "postgresql://me:s3/cret@db/farm",
+    "postgresql://db/farm?user=me&password=s3cret&sslmode=disable",
+    "host=db password=s3cret dbname=farm",
+    "host=db password = 's3cret with \\' quote' dbname=farm",
+    "host=db password='s3cret unterminated",
+    "password=s3\\ cret host=db",
+    "host=db sslpassword=s3cret",
+    "HOST=db PASSWORD=s3cret",
+]
+
+
+@pytest.mark.parametrize("text", SECRETS)
+def test_no_password_is_shown(text: str) -> None:
+    dsn = Dsn(text, "--dsn")
+    for shown in (str(dsn), repr(dsn), f"{dsn!s:>5}"):
+        assert "cret" not in shown and "s3" not in shown and "with" not in shown
+        assert "db" in shown or "unterminated" in text
+    assert "--dsn" in str(dsn)
+
+
+@pytest.mark.parametrize("text", [*SECRETS, "s3cret", "postgresql://me:s3cret@db:port/x", "host=db s3cret=1"])
+def test_no_error_tells_the_password(text: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """`db` resolves to nothing anywhere; what libpq cannot parse it would quote."""
+    dsn = Dsn(text.replace("db", "127.0.0.1"), "MPIFARM_DSN")
+    monkeypatch.setenv("PGPORT", "1")
+    with pytest.raises(FarmError) as caught:
+        Client.connect(dsn)
+    error: BaseException | None = caught.value
+    while error is not None:
+        assert "cret" not in str(error)
+        error = error.__cause__ or (None if error.__suppress_context__ else error.__context__)
+    assert "MPIFARM_DSN" in str(caught.value)
+
+
+def test_what_an_unreachable_server_is_told_about() -> None:
+    with pytest.raises(QueueUnreachable) as caught:
+        Client.connect(Dsn("host=127.0.0.1 port=1 sslmode=require password=s3cret", "/home/me/.mpifarm.toml"))
+    said = str(caught.value)
+    for fact in ("127.0.0.1", "port 1", "sslmode require", "/home/me/.mpifarm.toml", "refused", "pg_hba.conf", "pgpass"):
+        assert fact in said
