@@ -1,3 +1,24 @@
 """mpifarm: an MPI-native bulk task runner. This module imports nothing heavy (100k ranks start it at once)."""
 
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from mpifarm.api import open_job, open_run
+    from mpifarm.errors import FarmError
+
 __version__ = "0.1.0"
+
+__all__ = ["FarmError", "__version__", "open_job", "open_run"]
+
+
+def __getattr__(name: str) -> object:
+    """What users import, brought in when they ask for it."""
+    if name in ("open_job", "open_run"):
+        from mpifarm import api
+
+        return getattr(api, name)
+    if name == "FarmError":
+        from mpifarm import errors
+
+        return errors.FarmError
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

@@ -1,7 +1,7 @@
 """The command line: reads words, calls what does the work, and turns every ending into an exit code.
 
-The only module that imports click. What a command needs is imported inside it, so that `--help` and a mistyped option
-answer at once. Must never import mpi4py: on a login node that alone may fail.
+Only this module and its parts, `cli_*`, import click. What a command needs is imported inside it, so that `--help` and
+a mistyped option answer at once. Must never import mpi4py: on a login node that alone may fail.
 """
 
 from __future__ import annotations
@@ -9,21 +9,20 @@ from __future__ import annotations
 import os
 import sys
 import traceback
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import click
 
 from mpifarm import __version__
+from mpifarm.cli_options import client_of, dsn_option, json_option, parsed
+from mpifarm.cli_report import report, tasks
 from mpifarm.errors import FarmError, UsageError
 from mpifarm.intake.taskfile import CPUS_MAX
 from mpifarm.options import RunOptions
-from mpifarm.units import parse_duration, parse_ranges
-
-if TYPE_CHECKING:
-    from mpifarm.queue.client import Client
+from mpifarm.units import parse_duration
 
 BUG = 70
 """Exit code when mpifarm itself is wrong (EX_SOFTWARE)."""
@@ -104,34 +103,6 @@ def _debugging() -> bool:
     return os.environ.get("MPIFARM_DEBUG", "") not in ("", "0")
 
 
-@contextmanager
-def _client(dsn: str | None) -> Iterator[Client]:
-    from mpifarm.queue.client import Client
-    from mpifarm.queue.dsn import find_dsn
-
-    with Client.connect(find_dsn(dsn, os.environ, Path.cwd())) as client:
-        yield client
-
-
-def _parsed(parse: Callable[[str], Any]) -> Callable[[click.Context, click.Parameter, str | None], Any]:
-    """An option's callback: its text through `parse`, whose refusal becomes one of the option."""
-
-    def callback(ctx: click.Context, param: click.Parameter, value: str | None) -> Any:
-        try:
-            return None if value is None else parse(value)
-        except UsageError as error:
-            raise click.BadParameter(str(error), ctx, param) from None
-
-    return callback
-
-
-_dsn = click.option(
-    "--dsn", metavar="DSN", help="The queue's database, as libpq takes it; else MPIFARM_DSN or .mpifarm.toml."
-)
-_json = click.option("--json", "as_json", is_flag=True, help="Print JSON, for programs.")
-_tasks = click.option("--tasks", "ranges", callback=_parsed(parse_ranges), metavar="RANGES", help="Only these: 3,7-9.")
-
-
 class _InOrder(click.Group):
     """Lists commands in the order in which they are typed, not by letter."""
 
@@ -172,13 +143,13 @@ class _Submit(click.Command):
 @click.option(
     "--time-limit",
     "time_limit_s",
-    callback=_parsed(parse_duration),
+    callback=parsed(parse_duration),
     default="0s",
     metavar="DUR",
     help="Per task: 90s, 10m.",
 )
-@_dsn
-@_json
+@dsn_option
+@json_option
 @click.pass_context
 def submit(ctx: click.Context, /, files: tuple[str, ...], **options: Any) -> None:
     """Put a job in the queue: a file with a command per line, or one command and what to fill in.
@@ -195,7 +166,7 @@ def submit(ctx: click.Context, /, files: tuple[str, ...], **options: Any) -> Non
 
     request = submitting.Request(files, ctx.obj, **options)
     submitting.check(request)
-    with submitting.Interruptible() as until_commit, _client(request.dsn) as client:
+    with submitting.Interruptible() as until_commit, client_of(request.dsn) as client:
         submitting.submit(client, request, until_commit)
 
 
@@ -211,7 +182,7 @@ def submit(ctx: click.Context, /, files: tuple[str, ...], **options: Any) -> Non
 @click.option(
     "--grace",
     "grace_s",
-    callback=_parsed(parse_duration),
+    callback=parsed(parse_duration),
     default="30s",
     show_default=True,
     metavar="DUR",
@@ -222,7 +193,7 @@ def submit(ctx: click.Context, /, files: tuple[str, ...], **options: Any) -> Non
 )
 @click.option("--exit-code", is_flag=True, help="Exit with 1 when a task of this run failed.")
 @click.option("-q", "--quiet", is_flag=True, help="No progress.")
-@_dsn
+@dsn_option
 def run(**options: Any) -> RunOptions:
     """Work on the queue with every rank until nothing is left. One run writes one file, run-ID.h5.
 
@@ -235,62 +206,5 @@ def run(**options: Any) -> RunOptions:
     return RunOptions(**options)
 
 
-@mpifarm.command(short_help="How jobs stand; why tasks failed; outputs.")
-@click.argument("job", required=False)
-@_tasks
-@click.option("--stderr", "only_stderr", is_flag=True, help="With --tasks: their stderr.")
-@click.option("--both", is_flag=True, help="With --tasks: each task's stdout, then its stderr.")
-@click.option(
-    "--extract",
-    type=click.Path(file_okay=False, path_type=Path),
-    metavar="DIR",
-    help="Write DIR/17.out and, unless empty, DIR/17.err.",
-)
-@click.option("--force", is_flag=True, help="With --extract: replace existing files.")
-@_dsn
-@_json
-def report(job: str | None, **options: Any) -> int:
-    """How all jobs stand; how JOB stands and why tasks failed; or the outputs of tasks, byte for byte.
-
-    JOB is a name, a number, or `last`; JOB.17 or JOB.3,7-9 names its tasks. Works while runs are going on.
-
-    \b
-    Examples:
-      mpifarm report
-      mpifarm report scan
-      mpifarm report scan --tasks 3,7-9 > outputs.txt
-      mpifarm report last --extract outputs/
-    """
-    from mpifarm.reporting import report as reporting
-
-    wanted = reporting.Wanted(**options)
-    reporting.check(job, wanted)
-    with _client(wanted.dsn) as client:
-        missing = reporting.report(client, job, wanted)
-    for sentence in missing.sentences:
-        print(f"mpifarm: {sentence}", file=sys.stderr)
-    return missing.code
-
-
-@mpifarm.command(short_help="A line per task of a job.")
-@click.argument("job")
-@click.option("--state", "states", multiple=True, metavar="STATE", help="Only tasks in this state; may be repeated.")
-@_tasks
-@_dsn
-@_json
-def tasks(job: str, dsn: str | None, **options: Any) -> None:
-    """A line per task of JOB: task, state, how it failed, seconds, node, attempts, command.
-
-    In a pipe the fields are separated by tabs and nothing is cut. In JSON, command bytes that are no UTF-8 are lone
-    surrogates, as Python writes file names.
-
-    \b
-    Examples:
-      mpifarm tasks scan --state failed
-      mpifarm tasks last --tasks 1-20 --json
-    """
-    from mpifarm.reporting import report as reporting
-
-    states = [reporting.state_named(word) for word in options["states"]]
-    with _client(dsn) as client:
-        reporting.print_tasks(client, job, options["ranges"], states, as_json=options["as_json"])
+mpifarm.add_command(report)
+mpifarm.add_command(tasks)

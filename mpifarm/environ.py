@@ -10,6 +10,8 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
+Environment = dict[bytes, bytes]
+
 # Set for each process by: every PMI server; MPICH's and Intel's hydra; Open MPI 4 and 5; MVAPICH; Cray PALS, Flux,
 # ALPS, IBM jsrun.
 _PROCESS_PREFIXES = (
@@ -36,7 +38,7 @@ _STEP_NAMES = frozenset(
 )  # fmt: skip
 
 
-def scrubbed(environ: Mapping[bytes, bytes]) -> dict[bytes, bytes]:
+def scrubbed(environ: Mapping[bytes, bytes]) -> Environment:
     """`environ` without the variables of this process's own MPI launch, fit for ordinary tasks."""
     clean = {name: value for name, value in environ.items() if not _of_this_process(name)}
     if b"HYDI_CONTROL_FD" in environ or b"PMI_FD" in environ:
@@ -54,20 +56,20 @@ def _of_this_process(name: bytes) -> bool:
 
 
 # What tells a task who it is. JOB, TASK and ATTEMPT also tell whose a process is that was left behind.
-JOB, TASK, ATTEMPT, NODE = b"MPIFARM_JOB", b"MPIFARM_TASK", b"MPIFARM_ATTEMPT", b"MPIFARM_NODE"
+JOB, TASK, ATTEMPT = b"MPIFARM_JOB", b"MPIFARM_TASK", b"MPIFARM_ATTEMPT"
+ENTRY, CPUS, SLOT, NODE = b"MPIFARM_ENTRY", b"MPIFARM_CPUS", b"MPIFARM_SLOT", b"MPIFARM_NODE"
 
 ENTRY_BYTES_MAX = 100 << 10
 """A longer entry is left out: one variable may not exceed 128 KiB, and all share one space with the arguments."""
 
-TASK_LINES = 5
 
-
-def task_lines(task: int, attempt: int, cpus: int, slot: int, entry: bytes) -> tuple[bytes | None, ...]:
-    """The TASK_LINES variables that differ from one attempt to the next; None for an entry that is too long."""
-    return (
-        b"MPIFARM_TASK=%d" % task,
-        b"MPIFARM_ATTEMPT=%d" % attempt,
-        b"MPIFARM_CPUS=%d" % cpus,
-        b"MPIFARM_SLOT=%d" % slot,
-        b"MPIFARM_ENTRY=" + entry if len(entry) <= ENTRY_BYTES_MAX else None,
-    )
+def name_task(env: Environment, task: int, attempt: int, cpus: int, slot: int, entry: bytes) -> None:
+    """Put the variables of one attempt into `env`, over those of the attempt before."""
+    env[TASK] = b"%d" % task
+    env[ATTEMPT] = b"%d" % attempt
+    env[CPUS] = b"%d" % cpus
+    env[SLOT] = b"%d" % slot
+    if len(entry) <= ENTRY_BYTES_MAX:
+        env[ENTRY] = entry
+    else:
+        env.pop(ENTRY, None)

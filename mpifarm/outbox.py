@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import resource
+from collections.abc import Callable
 from math import inf
 
+from mpifarm.core.launching import Running
 from mpifarm.core.messages import Ended, LauncherLog, Pieces
 from mpifarm.link import Link
 
@@ -14,28 +17,39 @@ PIECES_WAIT_S = 0.1
 
 AttemptId = tuple[int, int, int]
 """Lease, task, attempt: as plain numbers, since it crosses the link."""
+EndedProcess = tuple[Running, float, float, int, resource.struct_rusage, bytes, bytes]
+"""Attempt, start, end, wait status, usage, last of stdout, last of stderr."""
 
 
 class Outbox:
-    """Gathers output pieces and ended attempts; an attempt's pieces always leave before its end does."""
+    """Gathers output pieces and ended attempts; an attempt's pieces always leave before its end does.
 
-    def __init__(self, link: Link) -> None:
+    What a wait status means is concluded for many at once, just before it is sent: in a loop that costs half.
+    """
+
+    def __init__(self, link: Link, conclude: Callable[[EndedProcess], tuple[object, ...]]) -> None:
         self._link = link
-        self._ended: list[tuple[object, ...]] = []
+        self._conclude = conclude
+        self._ended: list[EndedProcess] = []
+        self._unlaunched: list[tuple[object, ...]] = []
         self._pieces: list[tuple[AttemptId, int, bytes]] = []
         self._log: list[str] = []
         self._bytes = 0
         self.due_at = inf
         """When `flush` is due."""
 
-    def add_ended(self, attempt: tuple[object, ...], size: int, now: float) -> None:
-        """`attempt`: the fields of an EndedAttempt. `size`: bytes of output in it."""
-        self._ended.append(attempt)
-        self._bytes += size
+    def add_ended(self, process: EndedProcess, now: float) -> None:
+        self._ended.append(process)
+        self._bytes += len(process[-1]) + len(process[-2])
         if len(self._ended) >= ENDED_MAX or self._bytes >= BYTES_MAX:
             self.due_at = now
         elif self.due_at > now + ENDED_WAIT_S:
             self.due_at = now + ENDED_WAIT_S
+
+    def add_unlaunched(self, attempt: tuple[object, ...], now: float) -> None:
+        """`attempt`: the fields of an EndedAttempt that never became a process."""
+        self._unlaunched.append(attempt)
+        self.due_at = now
 
     def add_piece(self, attempt: AttemptId, stream: int, piece: bytes, now: float) -> None:
         self._pieces.append((attempt, stream, piece))
@@ -54,9 +68,11 @@ class Outbox:
         if self._pieces:
             self._link.send(Pieces(tuple(self._pieces)))
             self._pieces = []
-        if self._ended:
-            self._link.send(Ended(tuple(self._ended)))
-            self._ended = []
+        if self._ended or self._unlaunched:
+            ended = [*map(self._conclude, self._ended), *self._unlaunched]
+            self._ended.clear()
+            self._unlaunched.clear()
+            self._link.send(Ended(tuple(ended)))
         for text in self._log:
             self._link.send(LauncherLog(text))
         self._log.clear()

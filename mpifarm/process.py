@@ -1,5 +1,7 @@
-"""Runs other programs to their end (initdb, pg_ctl and the like). The only importer of subprocess; tasks are not started
-here but by the launcher."""
+"""Runs other programs to their end (initdb, pg_ctl and the like). The only importer of subprocess.
+
+Tasks are not started here but by the launcher.
+"""
 
 from __future__ import annotations
 

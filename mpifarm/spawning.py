@@ -16,6 +16,7 @@ import errno
 import fcntl
 import os
 import select
+import signal
 import stat
 import tempfile
 import time
@@ -25,8 +26,7 @@ from mpifarm.core.commandline import plan, shell_is_altered
 from mpifarm.core.launching import Running
 from mpifarm.core.model import JobId, JobText
 from mpifarm.core.row import STDERR, STDOUT
-from mpifarm.environ import JOB, NODE, TASK_LINES, scrubbed, task_lines
-from mpifarm.libc_spawn import Environment, FileActions, environment, spawn
+from mpifarm.environ import JOB, NODE, Environment, name_task, scrubbed
 from mpifarm.orphans import Marks
 
 READ_BYTES = 64 << 10
@@ -39,6 +39,14 @@ LAST_BYTES_WAIT_S = 0.05
 # line number in messages are as with `bash -c LINE`.
 _LONG_LINE_FD = 9
 _LONG_LINE = b'eval "exec 9<&-; $(cat <&9)"'
+
+
+# Python and the launcher ignore some, a task must not. All of them, since glibc asks the kernel about each one that is
+# left out: 60 system calls and 7 us per task.
+_ALL_SIGNALS = tuple(signal.valid_signals())
+
+FileActions = tuple[tuple[int, int, int], ...]
+"""As os.posix_spawn takes them. All descriptors of ours not named there are close-on-exec."""
 
 
 class NotLaunchedError(Exception):
@@ -112,8 +120,10 @@ class Seat:
     def _open(self) -> None:
         self.out = Stream(STDOUT, self._capacity)
         self.err = Stream(STDERR, self._capacity)
-        self.descriptors = {1: self.out.write_fd, 2: self.err.write_fd}
-        self.file_actions = FileActions(self.descriptors)
+        self.file_actions: FileActions = (
+            (os.POSIX_SPAWN_DUP2, self.out.write_fd, 1),
+            (os.POSIX_SPAWN_DUP2, self.err.write_fd, 2),
+        )
         self._poll = select.poll()
         self._poll.register(self.out.read_fd, select.POLLIN)
         self._poll.register(self.err.read_fd, select.POLLIN)
@@ -155,8 +165,7 @@ class Spawner:
         """Tasks of these jobs will come."""
         for job in jobs:
             variables = {**self._environ, JOB: os.fsencode(job.name), b"PWD": job.cwd}
-            lines = [b"%b=%b" % item for item in variables.items()]
-            self._jobs[job.id] = job, environment([*lines, *[b""] * TASK_LINES])
+            self._jobs[job.id] = job, variables
 
     def marks(self, running: Running) -> Marks:
         """What stands in the environment of the attempt's processes."""
@@ -174,7 +183,7 @@ class Spawner:
             self._enter(job.cwd)
             self._entered = block
         named = command if entry is None else entry
-        env[-1 - TASK_LINES : -1] = task_lines(running.task, block.attempt, block.shape.cpus, seat.slot, named)
+        name_task(env, running.task, block.attempt, block.shape.cpus, seat.slot, named)
         argv = plan(command, shell_only=self._shell_only)
         if argv is not None:
             program = self._programs.get(argv[0]) or self._look_up(argv[0])
@@ -183,7 +192,7 @@ class Spawner:
                     return spawn(program, argv, env, seat.file_actions)
                 except BlockingIOError:
                     raise
-                except OSError:
+                except (OSError, ValueError):
                     self._programs.pop(argv[0], None)  # bash will say what is wrong
         return self._spawn_shell(command, env, seat)
 
@@ -196,8 +205,6 @@ class Spawner:
             raise NotLaunchedError(f"cannot enter the job's directory {os.fsdecode(cwd)}: {reason}") from None
 
     def _spawn_shell(self, command: bytes, env: Environment, seat: Seat) -> int:
-        if b"\0" in command:
-            raise NotLaunchedError("the command has a zero byte in it")
         name = os.path.basename(self._shell)
         try:
             try:
@@ -208,11 +215,11 @@ class Spawner:
             with tempfile.TemporaryFile() as script:
                 script.write(command)
                 script.seek(0)
-                actions = FileActions({**seat.descriptors, _LONG_LINE_FD: script.fileno()})
+                actions = (*seat.file_actions, (os.POSIX_SPAWN_DUP2, script.fileno(), _LONG_LINE_FD))
                 return spawn(self._shell, (name, b"-c", _LONG_LINE), env, actions)
         except BlockingIOError:
             raise
-        except OSError as error:
+        except (OSError, ValueError) as error:
             raise NotLaunchedError(f"cannot start {os.fsdecode(self._shell)}: {error}") from None
 
     def _look_up(self, name: bytes) -> bytes | None:
@@ -233,3 +240,8 @@ class Spawner:
             except OSError:
                 pass
         return None
+
+
+def spawn(program: bytes, argv: tuple[bytes, ...], env: Environment, actions: FileActions) -> int:
+    """Start a process in a group of its own; the pid. Raises OSError, ValueError (a zero byte in a word)."""
+    return os.posix_spawn(program, argv, env, file_actions=actions, setpgroup=0, setsigmask=(), setsigdef=_ALL_SIGNALS)

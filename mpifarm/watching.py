@@ -21,7 +21,7 @@ from mpifarm.core.model import FailureClass, Limits
 from mpifarm.link import Link
 from mpifarm.memory_killer import MemoryKiller
 from mpifarm.orphans import Marks, Orphans
-from mpifarm.outbox import Outbox
+from mpifarm.outbox import EndedProcess, Outbox
 from mpifarm.reading import Reader
 from mpifarm.spawning import NotLaunchedError, Seat, Spawner, make_seats
 
@@ -52,10 +52,8 @@ class Watch:
         self._orphans_logged = 0
         self._memory_killer = MemoryKiller()
         self._epoll = select.epoll()
-        self._outbox = Outbox(link)
+        self._outbox = Outbox(link, self._conclude)
         self._reader = Reader(self._epoll, self._outbox)
-        self._ended: list[tuple[Running, float, float, int, resource.struct_rusage, tuple[bytes, bytes]]] = []
-        """Start, end, wait status, usage and last output of attempts that have left their seats."""
         self._stalled: list[tuple[Running, float]] = []
         """Attempts that hold a slot and wait for a process to be free, and since when."""
         self._retry_at = inf
@@ -75,8 +73,6 @@ class Watch:
                 messages = []
                 self._mind_the_link(now)
             self._fill(now)
-            if self._ended:  # told only now: a core waited for its next task
-                self._tell_ended(now)
             events = self._epoll.poll(self._rest_s(now))
             now = time.monotonic()
             for fd, _ in events:
@@ -190,7 +186,7 @@ class Watch:
     # --- ending -----------------------------------------------------------------------------------------------
 
     def _reap(self, now: float) -> None:
-        """Empty the seats of the tasks that have ended. What there is to say about them waits in `_ended`."""
+        """Empty the seats of the tasks that have ended."""
         ended: dict[int, tuple[Seat, int, resource.struct_rusage]] = {}
         while True:
             try:
@@ -216,7 +212,10 @@ class Watch:
                 output = output[0] + last[0], output[1] + last[1]
             seat.running = None
             self._launching.free(running.slot)
-            self._ended.append((running, seat.started, time.time(), status, usage, output))
+            ended_at = time.time()
+            self._outbox.add_ended((running, seat.started, ended_at, status, usage, *output), now)
+        if not self._by_pid and self._launching.idle:
+            self._outbox.due_at = now
 
     def _sweep(self, ended: dict[int, Seat], now: float) -> set[int]:
         """Kill what the ended left behind. Returns the pids of those that left something."""
@@ -229,28 +228,25 @@ class Watch:
     def _marks(self, seats: dict[int, Seat]) -> dict[int, Marks]:
         return {pid: self._spawner.marks(seat.running) for pid, seat in seats.items() if seat.running}
 
-    def _tell_ended(self, now: float) -> None:
-        for running, started, ended, status, usage, (stdout, stderr) in self._ended:
-            block = running.block
-            result = verdict(status, running.killed_for)
-            if result[1] and may_be_memory(result) and self._memory_killer.has_killed(now):
-                result = result[0], int(FailureClass.OOM), result[2], result[3]
-            attempt = (  # the fields of EndedAttempt
-                block.lease, block.job, running.task, block.attempt, *result, running.slot, block.shape.cpus,
-                started, ended, usage.ru_utime, usage.ru_stime, usage.ru_maxrss,
-                usage.ru_inblock * BLOCK_BYTES, usage.ru_oublock * BLOCK_BYTES, stdout, stderr,
-            )  # fmt: skip
-            self._outbox.add_ended(attempt, len(stdout) + len(stderr), now)
-        self._ended.clear()
-        if self._launching.idle:
-            self._outbox.due_at = now
+    def _conclude(self, process: EndedProcess) -> tuple[object, ...]:
+        """The fields of the EndedAttempt."""
+        running, started, ended, status, usage, stdout, stderr = process
+        block = running.block
+        result = verdict(status, running.killed_for)
+        if result[1] and may_be_memory(result) and self._memory_killer.has_killed(ended):
+            result = result[0], int(FailureClass.OOM), result[2], result[3]
+        return (
+            block.lease, block.job, running.task, block.attempt, *result, running.slot, block.shape.cpus,
+            started, ended, usage.ru_utime, usage.ru_stime, usage.ru_maxrss,
+            usage.ru_inblock * BLOCK_BYTES, usage.ru_oublock * BLOCK_BYTES, stdout, stderr,
+        )  # fmt: skip
 
     def _end_unlaunched(self, running: Running, reason: str, now: float) -> None:
         block, at = running.block, time.time()
         result = RETURNED if running.killed_for is FailureClass.WALLTIME else NOT_LAUNCHED
         stderr = os.fsencode(f"mpifarm: {reason}\n")
-        attempt = (  # the fields of EndedAttempt
+        attempt = (  # the fields of an EndedAttempt
             block.lease, block.job, running.task, block.attempt, *result, running.slot, block.shape.cpus,
             at, at, 0.0, 0.0, 0, 0, 0, b"", stderr,
         )  # fmt: skip
-        self._outbox.add_ended(attempt, len(stderr), now)
+        self._outbox.add_unlaunched(attempt, now)

@@ -1,7 +1,7 @@
 """Columns of numbers and bytes as Postgres arrays in binary, at the price of one C call per element.
 
-psycopg's own list dumper takes about a microsecond per element in Python, which at eleven columns is more than the rest of
-`record`. An element is its length and its value; -1 for a length means NULL.
+psycopg's own list dumper takes about a microsecond per element in Python, which at eleven columns is more than the rest
+of `record`. An element is its length and its value; -1 for a length means NULL.
 """
 
 from __future__ import annotations

@@ -9,15 +9,18 @@ import difflib
 import re
 from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from pathlib import PurePath
-from typing import Any, NamedTuple
+from typing import Any
 
-from mpifarm.core.model import FailureClass, JobId, Limits, RunId, Shape, TaskText
+from mpifarm.core.model import FailureClass, JobId, Limits, Shape, TaskText
 from mpifarm.errors import UsageError
 from mpifarm.queue.connection import Connection, Database
 from mpifarm.queue.dsn import Dsn
+from mpifarm.queue.lines import FailureLine, JobSummary, RunLine, TaskLine
 from mpifarm.queue.liveness import surely_gone
 from mpifarm.queue.loading import Loading
 from mpifarm.queue.statements import queries
+
+__all__ = ["Client", "FailureLine", "JobSummary", "RunLine", "TaskLine"]
 
 SQL = queries()
 
@@ -26,81 +29,6 @@ _BAD = frozenset(("failed", "cancelled"))
 _STATES = ("pending", "running", "succeeded", "failed", "cancelled")
 _NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.+-]{0,99}")
 _ROWS_AT_ONCE = 2000
-
-
-class JobSummary(NamedTuple):
-    """A job and how many of its tasks are where. `submitted` in Unix seconds."""
-
-    id: JobId
-    name: str
-    state: str
-    submitted: float
-    priority: int
-    held: bool
-    source: str
-    cwd: bytes
-    total: int
-    waiting: int
-    pending: int
-    running: int
-    succeeded: int
-    failed: int
-    cancelled: int
-
-
-class TaskLine(NamedTuple):
-    """A task and its last attempt; what an attempt without outcome does not have yet is None."""
-
-    task: int
-    state: str
-    failure: str
-    exit_code: int | None
-    signal: int | None
-    seconds: float | None
-    started: float | None
-    node: str | None
-    attempts: int
-    command: bytes
-    entry: bytes | None
-    run: RunId | None
-    file: str | None
-    file_row: int | None
-    lease: int | None
-    attempt: int | None
-    stderr_tail: bytes | None
-
-
-class RunLine(NamedTuple):
-    """A run and what it did, for one job or for all. Times in Unix seconds, `busy_s` in core seconds."""
-
-    id: RunId
-    host: str
-    pid: int
-    allocation: str
-    nodes: int
-    ranks: int
-    slots: int
-    started: float
-    beat: float
-    ended: float | None
-    file: str | None
-    succeeded: int
-    failed: int
-    cancelled: int
-    returned: int
-    live: bool
-    busy_s: float
-
-
-class FailureLine(NamedTuple):
-    """How many tasks of a job ended badly in one way, and the first of them."""
-
-    failure: str
-    count: int
-    example_task: int
-    exit_code: int | None
-    signal: int | None
-    stderr_tail: bytes | None
 
 
 class Client:
@@ -236,30 +164,26 @@ class Client:
         return lines
 
     def misplaced(self, job: JobId) -> list[tuple[int, int]]:
-        """Where the tasks of a job are not each in exactly one place: (expected, found) task numbers. Empty: all well."""
+        """Where tasks of a job are not in exactly one place: (expected, found) task numbers. Empty: all is well."""
         with self._database.using() as connection:
-            return [(int(expected), int(found)) for expected, found in connection.execute(SQL["misplaced"], {"job": job})]
+            return [(expected, found) for expected, found in connection.execute(SQL["misplaced"], {"job": job})]
 
     def _summaries(self, connection: Connection, job: JobId | None) -> list[JobSummary]:
         return [_summary(*row) for row in connection.execute(SQL["jobs"], {"job": job})]
 
 
-def _summary(
-    number: int, name: str, submitted: float, priority: int, held: bool, source: str, cwd: bytes, total: int, *counts: int
-) -> JobSummary:
-    pending, succeeded, failed, cancelled = counts
+def _summary(*row: Any) -> JobSummary:
+    number, name, submitted, priority, held, source, cwd, total, pending, succeeded, failed, cancelled = row
     # Every task is in one place: what is neither ready nor recorded is leased.
-    running = total - sum(counts)
+    running = total - pending - succeeded - failed - cancelled
     if running:
         state = "running"
     elif pending:
         state = "pending"
     else:
         state = "failed" if failed else "cancelled" if cancelled else "succeeded"
-    return JobSummary(
-        JobId(number), name, state, submitted, priority, held, source, cwd, total, 0, pending, running,
-        succeeded, failed, cancelled,
-    )  # fmt: skip
+    counts = (total, 0, pending, running, succeeded, failed, cancelled)
+    return JobSummary(JobId(number), name, state, submitted, priority, held, source, cwd, *counts)
 
 
 def _names(source: str) -> Iterator[str]:
@@ -275,7 +199,7 @@ def _names(source: str) -> Iterator[str]:
 def _check_name(name: str) -> None:
     if name.isdigit() or name == "last" or not _NAME.fullmatch(name):
         raise UsageError(
-            f"{name!r} cannot be the name of a job: letters, digits and _ . + - make one, digits alone and `last` do not"
+            f"{name!r} cannot be the name of a job: letters, digits and _ . + - make one; digits alone or `last` do not"
         )
 
 

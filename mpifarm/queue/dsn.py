@@ -74,7 +74,7 @@ def _read(file: Path) -> str:
     """The key `dsn` of a file, or "" without file or key."""
     try:
         with file.open("rb") as stream:
-            # Whoever says where the queue is says which commands run here: it must be the user, not a neighbour in /tmp.
+            # Whoever says where the queue is says which commands run here: the user must, not a neighbour in /tmp.
             owner = os.fstat(stream.fileno()).st_uid
             if owner not in (os.geteuid(), 0):
                 raise UsageError(

@@ -3,8 +3,8 @@
 Who uses it holds a shared flock on `users.lock`; the kernel drops it however the process ends. The last one out gets it
 exclusively and stops the server. Starting is done by one process at a time, under `start.lock`:
 
-    enter:  start.lock exclusive -> users.lock shared (waits for a stop under way) -> running? else start -> free start.lock
-    leave:  users.lock exclusive, without waiting: somebody still holds it -> nothing to do; got it -> stop the server
+    enter:  start.lock exclusive; users.lock shared (waits for a stop under way); start unless running; free start.lock
+    leave:  users.lock exclusive, without waiting: somebody else holds it: nothing to do; got it: stop the server
 
 The server listens on a socket in a directory that only its own user may enter, and nowhere else: that directory is the
 authentication. It lives in a session of its own, so it survives the process that happened to start it. Never imports
@@ -115,6 +115,8 @@ class EmbeddedServer:
             with suppress(SiteError):
                 self._programs.run("pg_ctl", "stop", "-D", str(self._data), "-m", "fast", "-w", timeout_s=_STOP_S)
                 self._host.unlink(missing_ok=True)
+                with suppress(OSError):
+                    self._sockets.rmdir()
 
     # --- starting, under both locks ----------------------------------------------------------------------------
 
@@ -191,7 +193,9 @@ class EmbeddedServer:
         new = self._folder / "data.new"
         shutil.rmtree(new, ignore_errors=True)
         _make_private(new, owner)
-        options = ("--auth=trust", "--encoding=UTF8", "--locale=C", "--username=mpifarm", "--no-data-checksums")
+        options = ["--auth=trust", "--encoding=UTF8", "--locale=C", "--username=mpifarm"]
+        if programs.major >= 18:
+            options.append("--no-data-checksums")  # with them, reading what was just loaded writes it once more
         programs.run("initdb", *options, "-D", str(new), timeout_s=120)
         with (new / "postgresql.conf").open("a") as stream:
             stream.write("\ninclude 'mpifarm.conf'\n")
@@ -209,9 +213,9 @@ class EmbeddedServer:
 
 
 def _socket_folder(folder: Path) -> Path:
-    """Beside the data, unless the path of a socket there would be longer than the system can take."""
+    """Beside the data, unless a socket there has a longer path than the system can take, or one libpq takes for two."""
     sockets = folder / "sockets"
-    if len(os.fsencode(sockets / _SOCKET)) <= _SUN_PATH_MAX:
+    if len(os.fsencode(sockets / _SOCKET)) <= _SUN_PATH_MAX and "," not in str(sockets):
         return sockets
     return Path(f"/tmp/mpifarm-{os.geteuid()}-{zlib.crc32(os.fsencode(folder)):08x}")
 

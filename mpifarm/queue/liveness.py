@@ -1,4 +1,4 @@
-"""Is the process of a run still there? Answered from /proc for runs of this host and boot; elsewhere heartbeats must do."""
+"""Is the process of a run still there? Answered from /proc for runs of this host; elsewhere heartbeats must do."""
 
 from __future__ import annotations
 

@@ -1,7 +1,7 @@
 """Loads the tasks of one submit: binary COPY out of buffers packed here, ready ranges beside it.
 
-Part of `queue.client`. Nothing is kept but one buffer and the ranges of the COPY under way, so ten million tasks take no
-more memory than ten thousand, also when every line has another shape.
+Part of `queue.client`. Nothing is kept but one buffer and the ranges of the COPY under way, so ten million tasks take
+no more memory than ten thousand, also when every line has another shape.
 """
 
 from __future__ import annotations

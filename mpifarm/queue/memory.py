@@ -190,9 +190,7 @@ class MemoryQueue:
         self._runs[run].beat = self._now()
 
     def expire(self, lease_s: float) -> int:
-        dead = {
-            number for number, run in self._runs.items() if run.ended or self._now() - run.beat > lease_s
-        }
+        dead = {number for number, run in self._runs.items() if run.ended or self._now() - run.beat > lease_s}
         return self._put_back(dead)
 
     def close_run(self, run: RunId) -> None:

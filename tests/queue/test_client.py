@@ -26,7 +26,8 @@ def world(pg_dsn: Dsn) -> Iterator[PostgresWorld]:
 
 def empty(world: PostgresWorld) -> bool:
     counts = world.plain.execute(
-        "SELECT (SELECT count(*) FROM mpifarm.job), (SELECT count(*) FROM mpifarm.task), (SELECT count(*) FROM mpifarm.ready)"
+        "SELECT (SELECT count(*) FROM mpifarm.job), (SELECT count(*) FROM mpifarm.task),"
+        " (SELECT count(*) FROM mpifarm.ready)"
     ).fetchone()
     return counts == (0, 0, 0)
 
@@ -56,7 +57,7 @@ def test_any_bytes_come_back(world: PostgresWorld) -> None:
 
 
 def test_nul_is_refused(world: PostgresWorld) -> None:
-    with pytest.raises(UsageError, match="task 2: .*NUL"):
+    with pytest.raises(UsageError, match=r"task 2: .*NUL"):
         world.client.submit(None, "f", b"/", [(Shape(), [TaskText(b"a"), TaskText(b"b\0c")])])
     assert empty(world)
 

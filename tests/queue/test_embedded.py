@@ -92,6 +92,10 @@ class User:
         os.killpg(self.process.pid, number)
         self.process.communicate(timeout=DEADLINE_S)
 
+    def __del__(self) -> None:
+        if self.process.poll() is None:  # its test has failed
+            self.kill(signal.SIGKILL)
+
 
 def test_five_start_it_at_once_and_the_last_stops_it(folder: Path) -> None:
     users = [User(folder) for _ in range(5)]
@@ -183,19 +187,31 @@ def test_a_long_path_gets_a_short_socket(folder: Path) -> None:
     long = folder / ("x" * 120)
     server = EmbeddedServer(long)
     server.enter()
-    sockets = Path(psycopg.conninfo.conninfo_to_dict(server.conninfo)["host"])
+    sockets = Path(str(psycopg.conninfo.conninfo_to_dict(server.conninfo)["host"]))
     with psycopg.connect(server.conninfo):
         assert stat.S_IMODE(sockets.stat().st_mode) == 0o700
     server.leave()
     # Somebody else was there first.
+    sockets.mkdir()
     sockets.chmod(0o777)
     with pytest.raises(SiteError, match="remove it"):
         EmbeddedServer(long).enter()
     sockets.rmdir()
 
 
+@pytest.mark.parametrize("major", programs._INSTALLS)
+def test_any_postgres_of_the_wheel_will_do(folder: Path, monkeypatch: pytest.MonkeyPatch, major: int) -> None:
+    monkeypatch.setattr(programs, "_INSTALLS", {major: programs._INSTALLS[major]})
+    monkeypatch.setenv("MPIFARM_PG_DIR", str(folder))
+    for _ in range(2):
+        with Client.connect(Dsn("", "no DSN given")) as client:
+            assert client.jobs() == []
+    assert (folder / "data" / "PG_VERSION").read_text() == f"{major}\n"
+
+
 def test_odd_characters_in_the_path(folder: Path) -> None:
-    User(folder / "it's \\ a, \"test\" ü").connected().leave()
+    for name in ("it's a test (ü)", "a,b"):
+        User(folder / name).connected().leave()
 
 
 def test_another_host_is_refused(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -275,7 +291,7 @@ def test_as_an_ordinary_user(folder: Path, monkeypatch: pytest.MonkeyPatch) -> N
     """Run by root, the test becomes an ordinary user first; run by one, it is one."""
     user = pwd.getpwnam("nobody")
     found = programs.find_programs(folder / "data", folder)
-    monkeypatch.setattr(embedded, "find_programs", lambda *_: programs.Programs(found.bin, None))
+    monkeypatch.setattr(embedded, "find_programs", lambda *_: programs.Programs(found.bin, found.major, None))
 
     def work() -> None:
         if os.geteuid() == 0:
@@ -328,7 +344,7 @@ def test_root_keeps_a_copy_of_programs_its_server_cannot_reach(folder: Path, mon
 
 def test_a_program_that_fails_shows_its_last_words() -> None:
     with pytest.raises(SiteError, match="exit code 3:\n  line 5\n") as caught:
-        run_program(["sh", "-c", "for i in 1 2 3 4 5 6 7 8 9 10 11 12; do echo line $i >&2; done; exit 3"], timeout_s=30)
+        run_program(["sh", "-c", "for i in $(seq 12); do echo line $i >&2; done; exit 3"], timeout_s=30)
     assert "line 4\n" not in str(caught.value) and str(caught.value).endswith("line 12")
 
 

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+from itertools import pairwise
+
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from mpifarm.core.model import Block, FailureClass, RunId, Shape, TaskText
@@ -19,13 +21,15 @@ class TestMemoryQueue(QueueContract):
         return MemoryWorld()
 
 
+@settings(deadline=None)
 @given(st.sets(st.integers(1, 60)))
 def test_ranges_of_numbers_are_the_numbers(numbers: set[int]) -> None:
     ranges = runs_of(sorted(numbers))
     assert {number for lo, hi in ranges for number in range(lo, hi)} == numbers
-    assert all(hi < next_lo for (_, hi), (next_lo, _) in zip(ranges, ranges[1:]))
+    assert all(hi < next_lo for (_, hi), (next_lo, _) in pairwise(ranges))
 
 
+@settings(deadline=None)
 @given(st.lists(st.tuples(st.integers(1, 3), st.integers(1, 30), st.sampled_from(FailureClass)), unique=True))
 def test_merged_spans_hold_the_same_tasks(singles: list[tuple[int, int, FailureClass]]) -> None:
     blocks = {number: Block(number, 1, 1, Shape(), 1, [TaskText(b"")] * 30) for number in (1, 2, 3)}  # type: ignore[arg-type]
@@ -81,6 +85,7 @@ class Play:
                 queue.record(run, batch)
 
 
+@settings(deadline=None)
 @given(st.lists(_VERBS, max_size=40))
 def test_every_task_stays_in_exactly_one_place(steps: list[tuple[str, int, int, int]]) -> None:
     play = Play()

@@ -35,7 +35,7 @@ CATALOG = {
 
 
 def catalog(connection: psycopg.Connection[Any]) -> dict[str, list[str]]:
-    return {name: sorted(map(repr, connection.execute(query))) for name, query in CATALOG.items()}  # type: ignore[arg-type]
+    return {name: sorted(map(repr, connection.execute(query))) for name, query in CATALOG.items()}
 
 
 def test_schema_equals_migrations(pg_empty: Dsn) -> None:
@@ -99,6 +99,7 @@ def test_the_numbers_in_checks_are_those_of_the_model(pg_dsn: Dsn) -> None:
     assert sorted(failure.value for failure in FailureClass) == list(range(9))
     with psycopg.connect(pg_dsn.text, autocommit=True) as connection, pytest.raises(psycopg.errors.CheckViolation):
         connection.execute(
-            "INSERT INTO mpifarm.outcome (job, no, lease, run, file_row, started, seconds, node, attempt, state, failure)"
+            "INSERT INTO mpifarm.outcome"
+            " (job, no, lease, run, file_row, started, seconds, node, attempt, state, failure)"
             " VALUES (1, 1, 1, 1, 0, 0, 0, 0, 1, 3, 1)"
         )

@@ -11,6 +11,7 @@ from typing import NamedTuple
 import pytest
 
 from mpifarm import cli
+from mpifarm.queue.client import Client
 from tests.reporting.rows import FakeClient
 
 
@@ -24,7 +25,7 @@ class Said(NamedTuple):
 def client(monkeypatch: pytest.MonkeyPatch) -> FakeClient:
     """What every command connects to instead of a queue."""
     client = FakeClient()
-    monkeypatch.setattr(cli, "_client", lambda _dsn: nullcontext(client))
+    monkeypatch.setattr(Client, "connect", lambda _dsn: nullcontext(client))
     return client
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import io
 import os
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 import pytest
@@ -12,7 +12,9 @@ import pytest
 from mpifarm.core.row import STDERR, STDOUT
 from mpifarm.errors import UsageError
 from mpifarm.queue.client import TaskLine
-from mpifarm.reporting.extract import Missing, extract, prepare_directory, write_outputs
+from mpifarm.reporting.extract import Folder, extract
+from mpifarm.reporting.outputs import Missing, write_outputs
+from mpifarm.reporting.template import DEFAULT, Template
 from tests.reporting.rows import a_task
 from tests.reporting.run_files import Scribe
 
@@ -42,6 +44,20 @@ def recorded(scribe: Scribe, outputs: dict[int, tuple[bytes, bytes]]) -> list[Ta
         a_task(row.task, state="succeeded", file=str(scribe.path), file_row=number, lease=row.lease, attempt=1)
         for row, number in scribe.write(outputs)
     ]
+
+
+def extract_to(
+    directory: Path,
+    lines: Iterable[TaskLine],
+    *,
+    force: bool = False,
+    template: str = DEFAULT,
+    ranges: list[tuple[int, int]] | None = None,
+) -> Missing:
+    """As `report scan --extract DIRECTORY` does."""
+    with Folder(directory, force=force) as folder:
+        folder.refuse_existing(Template(template), ranges)
+        return extract(lines, folder, "scan", Template(template))
 
 
 def names(directory: Path) -> list[str]:
@@ -101,16 +117,14 @@ def test_damaged_bytes_are_said_and_make_no_file(scribe: Scribe, tmp_path: Path)
     ((row, number),) = scribe.write({7: (b"seven", b"")}, stdout_crc32=1)
     line = a_task(7, state="succeeded", file=str(scribe.path), file_row=number, lease=row.lease, attempt=1)
     target = tmp_path / "outputs"
-    prepare_directory(target, None, force=False)
-    (problem,), _ = extract([line], target, force=False)
+    (problem,), _ = extract_to(target, [line])
     assert "damaged" in problem
     assert names(target) == []
 
 
 def test_a_file_per_task_and_stream(lines: list[TaskLine], tmp_path: Path) -> None:
     target = tmp_path / "new" / "outputs"
-    prepare_directory(target, None, force=False)
-    assert extract([*lines, a_task(5)], target, force=False) == Missing(["task 5: no outcome yet"], 1)
+    assert extract_to(target, [*lines, a_task(5)]) == Missing(["task 5: no outcome yet"], 1)
     assert names(target) == ["1.out", "2.err", "2.out", "3.err", "3.out", "4.err", "4.out"]
     for task, (stdout, stderr) in OUTPUTS.items():
         assert (target / f"{task}.out").read_bytes() == stdout
@@ -120,13 +134,12 @@ def test_a_file_per_task_and_stream(lines: list[TaskLine], tmp_path: Path) -> No
 
 def test_existing_files_are_refused_before_anything_is_written(lines: list[TaskLine], tmp_path: Path) -> None:
     (tmp_path / "4.err").write_text("mine")
-    prepare_directory(tmp_path, [(1, 4)], force=False)
     with pytest.raises(UsageError, match=r"4\.err exists already"):
-        prepare_directory(tmp_path, [(1, 5)], force=False)
+        extract_to(tmp_path, lines, ranges=[(1, 5)])
     with pytest.raises(UsageError):
-        prepare_directory(tmp_path, None, force=False)
-    with pytest.raises(UsageError):
-        extract(lines, tmp_path, force=False)
+        extract_to(tmp_path, lines)
+    assert names(tmp_path) == ["4.err", "run-1.h5"]
+    assert extract_to(tmp_path, lines[:1], ranges=[(1, 4)]) == Missing([], 0)
     assert (tmp_path / "4.err").read_text() == "mine"
     assert not [name for name in names(tmp_path) if name.startswith(".")]
 
@@ -137,15 +150,15 @@ def test_a_file_that_appears_meanwhile_is_kept(
 ) -> None:
     if not linking:
 
-        def refuse(*_: object) -> None:
+        def refuse(*_: object, **__: object) -> None:
             raise PermissionError(1, "no hard links here")
 
         monkeypatch.setattr(os, "link", refuse)
     target = tmp_path / "outputs"
-    prepare_directory(target, None, force=False)
-    (target / "2.out").write_text("mine")
-    with pytest.raises(UsageError, match=r"2\.out exists already"):
-        extract(lines, target, force=False)
+    with Folder(target, force=False) as folder:
+        (target / "2.out").write_text("mine")
+        with pytest.raises(UsageError, match=r"2\.out exists already"):
+            extract(lines, folder, "scan")
     assert (target / "2.out").read_text() == "mine"
     assert names(target) == ["1.out", "2.out"]
 
@@ -155,8 +168,7 @@ def test_force_replaces_and_takes_stale_stderr_away(lines: list[TaskLine], tmp_p
     target.mkdir()
     for name in ("1.out", "1.err", "3.out"):
         (target / name).write_text("old")
-    prepare_directory(target, None, force=True)
-    assert extract(lines, target, force=True) == Missing([], 0)
+    assert extract_to(target, lines, force=True) == Missing([], 0)
     assert (target / "1.out").read_bytes() == b"one\n"
     assert not (target / "1.err").exists()
     assert (target / "3.out").read_bytes() == OUTPUTS[3][0]
@@ -169,7 +181,42 @@ def test_a_symbolic_link_leads_nowhere(lines: list[TaskLine], tmp_path: Path) ->
     target.mkdir()
     (target / "1.out").symlink_to(outside)
     with pytest.raises(UsageError):
-        extract(lines, target, force=False)
-    assert extract(lines, target, force=True) == Missing([], 0)
+        extract_to(target, lines)
+    assert extract_to(target, lines, force=True) == Missing([], 0)
     assert outside.read_text() == "precious"
     assert not (target / "1.out").is_symlink()
+
+
+@pytest.mark.parametrize(
+    ("template", "made"),
+    [
+        ("{job}/{task:06}.{stream}", "scan/000001.out"),
+        ("{state}/{job}-{task}/{stream}", "succeeded/scan-1/out"),
+        ("{task:3}.{attempt}.{stream}", "  1.1.out"),
+    ],
+)
+def test_names_by_template(lines: list[TaskLine], tmp_path: Path, template: str, made: str) -> None:
+    target = tmp_path / "outputs"
+    assert extract_to(target, lines, template=template) == Missing([], 0)
+    assert (target / made).read_bytes() == b"one\n"
+    assert sum(path.is_file() for path in target.rglob("*")) == 7
+    with pytest.raises(UsageError, match="exists already"):
+        extract_to(target, lines[:1], template=template)
+
+
+def test_a_symbolic_link_to_a_directory_leads_nowhere_either(lines: list[TaskLine], tmp_path: Path) -> None:
+    outside, target = tmp_path / "outside", tmp_path / "outputs"
+    outside.mkdir()
+    target.mkdir()
+    (target / "scan").symlink_to(outside)
+    for force in (False, True):
+        with pytest.raises(UsageError, match="outputs/scan is no directory of its own"):
+            extract_to(target, lines, force=force, template="{job}/{task}.{stream}")
+    assert names(outside) == []
+
+
+def test_a_directory_that_is_itself_a_link_is_the_users_wish(lines: list[TaskLine], tmp_path: Path) -> None:
+    (tmp_path / "scratch").mkdir()
+    (tmp_path / "outputs").symlink_to(tmp_path / "scratch")
+    assert extract_to(tmp_path / "outputs", lines[:1]) == Missing([], 0)
+    assert names(tmp_path / "scratch") == ["1.out"]

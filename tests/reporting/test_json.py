@@ -34,6 +34,7 @@ def test_a_task() -> None:
         "exit_code": None,
         "signal": 9,
         "seconds": 1.5,
+        "started": None,
         "node": "n1",
         "attempts": 2,
         "command": "./simulate 4",

@@ -14,9 +14,8 @@ from pathlib import Path
 
 import pytest
 
-from mpifarm import cli
 from mpifarm.core.model import Shape, TaskText
-from mpifarm.queue.client import JobSummary
+from mpifarm.queue.client import Client, JobSummary
 from tests.reporting.conftest import Said
 from tests.reporting.rows import FakeClient
 
@@ -121,7 +120,7 @@ class Interrupting(FakeClient):
 def test_who_interrupts_learns_what_became_of_it(
     typed: Typed, monkeypatch: pytest.MonkeyPatch, before_the_end: bool, times: int, code: int, said: str
 ) -> None:
-    monkeypatch.setattr(cli, "_client", lambda _dsn: nullcontext(Interrupting(before_the_end, times)))
+    monkeypatch.setattr(Client, "connect", lambda _dsn: nullcontext(Interrupting(before_the_end, times)))
     Path("tasks.txt").write_text("echo 1\n")
     before = signal.getsignal(signal.SIGINT)
     answer = typed("submit", "tasks.txt")

@@ -148,6 +148,7 @@ def test_tasks_of_a_job(typed: Typed, played: PlayedRun, tmp_path: Path) -> None
         "exit_code": 3,
         "signal": None,
         "seconds": 1.5,
+        "started": 1e9,
         "node": "node1",
         "attempts": 1,
         "command": "echo 5 \udcff",

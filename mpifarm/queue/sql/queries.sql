@@ -131,8 +131,9 @@ ORDER BY lease.id
 -- record --
 -- `held` is the fence: a lease that is gone has no row, so nothing that names it is written. What was written before (a
 -- batch sent again after a lost answer) conflicts and is neither counted nor put back again; the queue tries without ON
--- CONFLICT first, which costs a third less. A lease is deleted only
--- when the tables agree that nothing of it is left.
+-- CONFLICT first, which costs a third less. A lease is deleted only when the tables agree that nothing of it is left.
+-- OFFSET 0 keeps the planner to looking up rows one by one, whatever the statistics of tables that grow by the second:
+-- joined, it may read all of `outcome`.
 WITH held AS MATERIALIZED (
     SELECT id, run, job, attempt, cpus, time_limit_s, lo, hi FROM mpifarm.lease
     WHERE id = ANY(%(leases)s) AND run = %(run)s
@@ -150,7 +151,7 @@ WITH held AS MATERIALIZED (
         ended.state, ended.failure, ended.exit_code, ended.signal, ended.tail
     FROM ended JOIN held ON held.id = ended.lease AND ended.no >= held.lo AND ended.no < held.hi
     WHERE NOT EXISTS (
-        SELECT FROM mpifarm.past WHERE past.lease = ended.lease AND past.lo <= ended.no AND ended.no < past.hi
+        SELECT FROM mpifarm.past WHERE past.lease = ended.lease AND past.lo <= ended.no AND ended.no < past.hi OFFSET 0
     ) ON CONFLICT (job, no) DO NOTHING
     RETURNING lease, state, seconds
 ), given_back AS (
@@ -159,10 +160,11 @@ WITH held AS MATERIALIZED (
     FROM unnest(%(span_lease)s, %(span_lo)s, %(span_hi)s, %(span_failure)s) AS span (lease, lo, hi, failure)
     JOIN held ON held.id = span.lease AND span.lo >= held.lo AND span.hi <= held.hi
     WHERE NOT EXISTS (
-        SELECT FROM mpifarm.past WHERE past.lease = span.lease AND past.lo < span.hi AND span.lo < past.hi
+        SELECT FROM mpifarm.past WHERE past.lease = span.lease AND past.lo < span.hi AND span.lo < past.hi OFFSET 0
     ) AND NOT EXISTS (
         SELECT FROM mpifarm.outcome
         WHERE outcome.job = held.job AND outcome.no >= span.lo AND outcome.no < span.hi AND outcome.lease = span.lease
+        OFFSET 0
     )
     ON CONFLICT (lease, lo) DO NOTHING
     RETURNING lease, lo, hi, failure

@@ -1,0 +1,92 @@
+"""The attempts of a run out of its file, the last block first, and which of their outcomes stand; its account.
+
+An outcome does not stand when the attempt was given back, or when the queue refused its record: the lease was gone, the
+task went to another run. The file cannot know the latter, the queue does. A run that still goes on has no account: what
+its slots do now stands nowhere. Must never import click, h5py or mpi4py.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Sequence
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from mpifarm.core.model import RunId, State
+from mpifarm.errors import OutputError
+from mpifarm.reporting.accounting import NAMES, Account, Accounting, Bools, Work
+from mpifarm.reporting.outputs import FINAL
+from mpifarm.reporting.text import Look, table
+from mpifarm.units import format_seconds
+
+if TYPE_CHECKING:
+    from mpifarm.output.reader import RunFile
+    from mpifarm.queue.client import Client, RunLine
+
+BLOCK_ROWS = 1 << 14
+"""Attempts looked at in one go: 1.5 MiB, and some arrays of that length."""
+
+Rows = np.ndarray[Any, Any]
+
+
+def blocks(client: Client, run: RunLine, file: RunFile) -> Iterator[tuple[Rows, Bools]]:
+    """Rows in file order within a block, and whether they are lost. `run` with its counts over all jobs."""
+    standing = None if run.live else _standing(client, run, file)
+    for hi in range(file.rows, 0, -BLOCK_ROWS):
+        lo = max(0, hi - BLOCK_ROWS)
+        rows = file.attempts(lo, hi)
+        lost = rows["state"] == State.RETURNED
+        yield rows, lost if standing is None else lost | ~standing[lo:hi]
+
+
+def _standing(client: Client, run: RunLine, file: RunFile) -> Bools | None:
+    """By row: whether the queue took its record. None when it took all: nearly always, and told by counting."""
+    final = 0
+    for lo in range(0, file.rows, BLOCK_ROWS):
+        final += int(np.count_nonzero(file.attempts(lo, lo + BLOCK_ROWS)["state"] != State.RETURNED))
+    if final == run.succeeded + run.failed + run.cancelled:
+        return None
+    standing = np.zeros(file.rows, bool)
+    for job in client.jobs():
+        for line in client.tasks(job.id, states=FINAL):
+            if line.run == run.id and line.file_row is not None:
+                standing[line.file_row] = True
+    return standing
+
+
+def work_of(rows: Rows, lost: Bools) -> Work:
+    """What the accounting wants to know of these attempts."""
+    return Work(rows["node"].astype(np.int64), rows["cpus"].astype(np.int64), rows["started"], rows["ended"], lost)
+
+
+def accounting_of(run: RunLine, slots: Sequence[int]) -> Accounting:
+    """Of a run that is over, on nodes with so many slots; a run that ended without a word did so at its last beat."""
+    return Accounting(slots, run.started, run.ended if run.ended is not None else run.beat)
+
+
+def accounts(client: Client, wanted: Iterable[RunId]) -> dict[RunId, Account]:
+    """Of those of these runs that are over and whose files can be read here."""
+    from mpifarm.output.reader import open_run
+
+    found, ids = {}, set(wanted)
+    for run in client.runs():
+        if run.id not in ids or run.live or run.file is None:
+            continue
+        try:
+            with open_run(run.file) as file:
+                accounting = accounting_of(run, [slots for _, _, slots in file.nodes])
+                for rows, lost in blocks(client, run, file):
+                    accounting.add(work_of(rows, lost))
+                found[run.id] = accounting.account(died=run.ended is None)
+        except (OutputError, OSError):
+            continue  # whoever asks for outputs hears of it
+    return found
+
+
+def accounts_text(found: dict[RunId, Account]) -> list[str]:
+    """A line per run: the time of its cores and what became of it, in percent that add up to 100."""
+    rows = []
+    for run, account in found.items():
+        shares = [f"{share:.1f} %" for share in account.percent()]
+        rows.append([str(run), format_seconds(account.total), *shares])
+    return table(["run", "core time", *NAMES], rows, "", Look()) if rows else []

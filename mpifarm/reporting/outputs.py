@@ -1,0 +1,149 @@
+"""Outputs of tasks, byte for byte, out of the run files of a job. Never more than a chunk of them is in memory.
+
+Works while runs are writing: a recorded outcome promises that its bytes are in the file. What cannot be given is told
+at the end, after everything that could. Must never import click or mpi4py.
+"""
+
+from __future__ import annotations
+
+from collections import OrderedDict, defaultdict
+from collections.abc import Callable, Iterable, Iterator
+from typing import TYPE_CHECKING, BinaryIO, NamedTuple
+
+from mpifarm.core.row import STDOUT, AttemptRow
+from mpifarm.errors import FarmError, OutputError
+from mpifarm.reporting.text import spans_text
+
+if TYPE_CHECKING:
+    from mpifarm.output.reader import RunFile
+    from mpifarm.queue.client import TaskLine
+
+FINAL = ("succeeded", "failed", "cancelled")
+
+_FILES_OPEN_MAX = 16
+
+
+class Absent(FarmError):
+    """There is nothing to give of a task, or not yet."""
+
+
+class Attempt(NamedTuple):
+    """An ended attempt and where it is: which row of which run file."""
+
+    path: str
+    number: int
+    row: AttemptRow
+
+
+class Outputs:
+    """Reads outputs of ended attempts from their run files, a few of which stay open. A context manager."""
+
+    def __init__(self) -> None:
+        self._open: OrderedDict[str, RunFile] = OrderedDict()
+
+    def attempt(self, path: str, number: int) -> Attempt:
+        """Raises OutputError."""
+        return Attempt(path, number, self.file(path).attempt(number))
+
+    def recorded(self, line: TaskLine) -> list[Attempt]:
+        """The attempt that counts; none for a task that was cancelled before it ran. Raises OutputError, Absent."""
+        if line.state not in FINAL:
+            raise Absent("no outcome yet")
+        if line.file is None or line.file_row is None:
+            return []
+        attempt = self.attempt(line.file, line.file_row)
+        if attempt.row[:1] + attempt.row[2:4] != (line.lease, line.task, line.attempt):
+            raise OutputError(f"run file {line.file} is not the one that was recorded for task {line.task}")
+        return [attempt]
+
+    def stream(self, attempt: Attempt, stream: int) -> Iterator[bytes]:
+        """All that the attempt wrote to it, in pieces. Raises OutputError, for damaged bytes at their end."""
+        size = attempt.row.stdout_bytes if stream == STDOUT else attempt.row.stderr_bytes
+        return self.file(attempt.path).output(attempt.number, stream) if size else iter(())
+
+    def file(self, path: str) -> RunFile:
+        """Open until so many others were asked for. Raises OutputError."""
+        from mpifarm.output.reader import open_run
+
+        if path in self._open:
+            self._open.move_to_end(path)
+            return self._open[path]
+        if len(self._open) == _FILES_OPEN_MAX:
+            self._open.popitem(last=False)[1].close()
+        self._open[path] = open_run(path)
+        return self._open[path]
+
+    def __enter__(self) -> Outputs:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def close(self) -> None:
+        for file in self._open.values():
+            file.close()
+        self._open.clear()
+
+
+Choice = Callable[[Outputs, "TaskLine"], Iterable[Attempt]]
+"""Which attempts of a task are meant, in the order to give them; may raise OutputError or Absent."""
+
+
+class Missing(NamedTuple):
+    """What could not be given, a sentence each; `code` is the exit code it deserves, 0 when nothing is missing."""
+
+    sentences: list[str]
+    code: int
+
+
+class Unanswered:
+    """Collects why tasks could not be served, tasks with one reason together."""
+
+    def __init__(self) -> None:
+        self._spans: defaultdict[str, list[list[int]]] = defaultdict(list)
+        self._code = 0
+
+    def add(self, task: int, error: FarmError) -> None:
+        self._code = max(self._code, error.exit_code)
+        spans = self._spans[str(error)]
+        if spans and spans[-1][1] == task - 1:
+            spans[-1][1] = task
+        else:
+            spans.append([task, task])
+
+    def missing(self) -> Missing:
+        return Missing([f"task {spans_text(spans)}: {reason}" for reason, spans in self._spans.items()], self._code)
+
+
+def each_attempt(
+    lines: Iterable[TaskLine], choice: Choice, give: Callable[[Outputs, TaskLine, Attempt], None]
+) -> Missing:
+    """Call `give` for the chosen attempts of every task; go on where one cannot be given, and say so at the end."""
+    unanswered = Unanswered()
+    with Outputs() as outputs:
+        for line in lines:
+            try:
+                for attempt in choice(outputs, line):
+                    give(outputs, line, attempt)
+            except (OutputError, Absent) as error:
+                unanswered.add(line.task, error)
+    return unanswered.missing()
+
+
+def write_outputs(
+    lines: Iterable[TaskLine],
+    streams: tuple[int, ...],
+    out: BinaryIO,
+    choice: Choice = Outputs.recorded,
+    announce: Callable[[TaskLine, Attempt], None] | None = None,
+) -> Missing:
+    """The outputs one after the other with nothing between; `announce` is told before each."""
+
+    def write(outputs: Outputs, line: TaskLine, attempt: Attempt) -> None:
+        if announce is not None:
+            out.flush()  # in order also where stdout and stderr go to the same place
+            announce(line, attempt)
+        for stream in streams:
+            out.writelines(outputs.stream(attempt, stream))
+
+    return each_attempt(lines, choice, write)
