@@ -137,9 +137,11 @@ class Dispatcher:
                         self.ledger.unstarted(span)
             case Granted(grant):
                 self._grant(grant, now)
-            case Recorded(_, refused):
+            case Recorded(batch, refused):
                 self._recording = False
                 self._queue_down_s = 0.0
+                if batch.returned:
+                    self._dry = None  # there is something to claim again
                 for lease in refused:
                     self._refuse(lease, actions)
             case Expired(tasks):

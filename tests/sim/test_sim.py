@@ -32,6 +32,14 @@ def test_peaceful_history_needs_one_run(seed: int) -> None:
     assert len(world.runs) == 1
 
 
+@pytest.mark.parametrize("seed", range(10))
+def test_what_a_lost_node_held_runs_in_the_same_run(seed: int) -> None:
+    world = World(seed, faults=False, nodes=[2, 2, 2])
+    world.at(world.now + 1.0, lambda: world.runs[0].silent.add(4))  # the last node's leader
+    world.run()
+    assert len(world.runs) == 1
+
+
 @pytest.mark.torture
 def test_many_histories() -> None:
     for seed in range(10_000, 12_000):

@@ -239,7 +239,8 @@ class Run:
 class World:
     """The seed's history: one queue, runs that come and go."""
 
-    def __init__(self, seed: int, faults: bool = True) -> None:
+    def __init__(self, seed: int, faults: bool = True, nodes: list[int] | None = None) -> None:
+        """nodes: ranks on each node of every run, else drawn for each."""
         self.random = random.Random(seed)
         self.now = 1000.0
         self.closed = 0
@@ -248,6 +249,7 @@ class World:
         self._heap: list[tuple[float, int, Callable[[], None]]] = []
         self._sequence = 0
         self.faults = faults
+        self._nodes = nodes
         self._scale_s = self.random.choice((0.05, 1.0, 30.0))
         self.tasks = 0
         for number in range(self.random.randint(1, 3)):
@@ -294,7 +296,7 @@ class World:
         return len(self.queue.outcomes) == self.tasks
 
     def _start_run(self) -> None:
-        nodes = [self.random.randint(1, 3) for _ in range(self.random.randint(1, 4))]
+        nodes = self._nodes or [self.random.randint(1, 3) for _ in range(self.random.randint(1, 4))]
         run = Run.__new__(Run)
         self.runs.append(run)
         run.__init__(self, nodes)  # type: ignore[misc]
