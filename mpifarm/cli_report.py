@@ -57,7 +57,10 @@ def _template(text: str) -> Template:
     metavar="NAME",
     help="With --extract: '{job}/{task:06}.{stream}'; also {attempt}, {state}.",
 )
-@click.option("--force", is_flag=True, help="With --extract: replace existing files.")
+@click.option(
+    "--html", type=click.Path(dir_okay=False, path_type=Path), metavar="FILE", help="Write one page with charts."
+)
+@click.option("--force", is_flag=True, help="With --extract and --html: replace existing files.")
 @dsn_option
 @json_option
 def report(job: str | None, **options: Any) -> int:
@@ -73,6 +76,7 @@ def report(job: str | None, **options: Any) -> int:
       mpifarm report scan.17 --follow
       mpifarm report scan --grep 'energy *=' --where 'seconds > 60 and node = nid0012'
       mpifarm report scan.17 --attempt all --both
+      mpifarm report scan --html scan.html
       mpifarm report last --extract outputs/ --template '{job}/{task:06}.{stream}'
 
     \b

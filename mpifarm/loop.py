@@ -40,7 +40,7 @@ from mpifarm.core.actions import (
 from mpifarm.core.messages import Exit, Message, Role, StopAsked
 from mpifarm.core.roles import DISPATCHER
 from mpifarm.doors import FileDoor, Inbox, QueueDoor
-from mpifarm.launcher import Launcher
+from mpifarm.launch.launcher import Launcher
 
 STOP_SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGUSR1)
 """SIGUSR1 too: prterun follows a SIGTERM with SIGKILL after a quarter of a second, but passes SIGUSR1 on unharmed."""

@@ -30,7 +30,7 @@ from mpifarm.core.roles import Roles, assign
 from mpifarm.core.verbs import RunInfo
 from mpifarm.doors import FileDoor, Inbox, QueueDoor
 from mpifarm.errors import FarmError, SiteError
-from mpifarm.launcher import Launcher, fork_launcher
+from mpifarm.launch.launcher import Launcher, fork_launcher
 from mpifarm.loop import Loop
 
 if TYPE_CHECKING:

@@ -113,7 +113,7 @@ def test_words() -> None:
         ("mpifarm.cli", {"mpi4py", "numpy", "h5py", "psycopg", "rich"}),
         ("mpifarm.run", {"mpi4py", "numpy", "h5py", "psycopg", "click", "rich"}),
         ("mpifarm.comm", {"numpy", "h5py", "psycopg", "click", "rich"}),
-        ("mpifarm.launcher", {"mpi4py", "numpy", "h5py", "psycopg", "click", "rich"}),
+        ("mpifarm.launch.launcher", {"mpi4py", "numpy", "h5py", "psycopg", "click", "rich"}),
     ],
 )
 def test_what_a_process_loads(module: str, never: set[str]) -> None:

@@ -93,7 +93,7 @@ class _Events(NamedTuple):
         return _Events(self.node[mask], self.change[mask], self.time[mask])
 
     def joined(self, other: _Events) -> _Events:
-        return _Events(*(np.concatenate(columns) for columns in zip(self, other)))
+        return _Events._make(np.concatenate(columns) for columns in zip(self, other))
 
 
 _NO_EVENTS = _Events(np.zeros(0, np.int64), np.zeros(0, np.int64), np.zeros(0))
@@ -143,7 +143,7 @@ class Accounting:
         events = starts.where(now).joined(ends)
         # Backwards; at one moment first what starts then (its end is told), so that the sum stays >= 0.
         order = np.lexsort((events.change > 0, -events.time, events.node))
-        self._follow(_Events(*(column[order] for column in events)))
+        self._follow(_Events._make(column[order] for column in events))
 
     def _follow(self, events: _Events) -> None:
         """Events of each node in their order, node by node: how long was each level idle before it was used again?"""

@@ -42,6 +42,8 @@ class Attempts:
         self._files, self._job, self._number, self._needed = files, job, number, needed
         self._window = range(0)
         self._found: Found = np.zeros(0, _FOUND)
+        self._tasks: Found = np.zeros(0, "u4")
+        """Those of `_found`, in an array of their own: numpy would copy a column to search in it."""
         self.unreadable: dict[str, OutputError] = {}
         """By path; whatever these files hold is missing."""
 
@@ -50,14 +52,15 @@ class Attempts:
         if line.task not in self._window:
             self._window = range(line.task, line.task + WINDOW_TASKS)
             self._found = self._look(outputs)
-        lo, hi = np.searchsorted(self._found["task"], [line.task, line.task + 1])
+            self._tasks = self._found["task"].copy()
+        lo, hi = (int(self._tasks.searchsorted(task)) for task in (line.task, line.task + 1))
         if lo == hi:
             if line.state in FINAL and line.file in self.unreadable:
                 raise self.unreadable[line.file]
             if self._needed:
                 raise Absent("no attempt has ended yet" if self._number is None else f"no attempt {self._number}")
-        for found in self._found[lo:hi]:
-            yield outputs.attempt(self._files[found["file"]], int(found["row"]))
+        for *_, file, row in self._found[lo:hi].tolist():
+            yield outputs.attempt(self._files[file], row)
 
     def _look(self, outputs: Outputs) -> Found:
         """Attempts of the tasks of the window, in order."""

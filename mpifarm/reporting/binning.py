@@ -41,7 +41,8 @@ class TimeAxis:
         """(place on the axis, Unix time) of where each uninterrupted part begins."""
 
     def place(self, times: Floats) -> Floats:
-        return np.interp(times, self._times, self._places)
+        places: Floats = np.interp(times, self._times, self._places)
+        return places
 
 
 class Cover:
@@ -94,6 +95,7 @@ class Lanes:
         self.by_slot = sum(slots.values()) <= ROWS_MAX
         self.nodes_each = max(1, -(-len(slots) // ROWS_MAX))
         self.first: dict[str, int] = {}
+        """The first row of each node."""
         self.names: list[str] = []
         """Of each row; empty where the node above goes on."""
         self.slots: list[int] = []
@@ -110,8 +112,15 @@ class Lanes:
                 self.names.append(node)
                 self.slots.append(count)
 
+        self.slots_of = dict(slots)
+
     def __len__(self) -> int:
         return len(self.names)
+
+    def rows_of(self, node: str, slot: int, cpus: int) -> range:
+        """Where an attempt is drawn when each slot has a row: from its slot on, since a file tells no other core."""
+        count = self.slots_of[node]
+        return range(self.first[node] + min(slot, count - 1), self.first[node] + min(slot + max(1, cpus), count))
 
 
 class Batch(NamedTuple):
@@ -129,7 +138,7 @@ class Batch(NamedTuple):
     max_rss_kib: Ints
 
     def where(self, mask: Bools) -> Batch:
-        return Batch(*(column[mask] for column in self))
+        return Batch._make(column[mask] for column in self)
 
 
 KINDS = ("succeeded", "failed", "cancelled", "lost", "other")
@@ -138,7 +147,7 @@ SUCCEEDED, FAILED, CANCELLED, LOST, OTHER = range(5)
 
 
 class Charted:
-    """All charts of a job. `names`: the node of each row of `failed_on`."""
+    """All charts of a job whose runs' files hold so many attempts; up to `bars_max` of them are kept one by one."""
 
     def __init__(self, axis: TimeAxis, lanes: Lanes, bars_max: int, attempts: int) -> None:
         self.axis, self.lanes = axis, lanes
@@ -185,16 +194,16 @@ class Charted:
         return np.clip((places / self.axis.length_s * TIME_BINS).astype(np.int64), 0, TIME_BINS - 1)
 
     def _shade(self, nodes: list[str], batch: Batch) -> None:
-        first = np.array([self.lanes.first[node] for node in nodes])
-        row = first[batch.node]
+        first = np.array([self.lanes.first[node] for node in nodes])[batch.node]
         bad = batch.kind == FAILED
+        row = first
         if self.lanes.by_slot:
-            # A wide task from its first slot on: which others it held is not recorded.
-            each = np.repeat(np.arange(len(row)), batch.cpus)
-            beside = np.arange(len(each)) - np.repeat(np.cumsum(batch.cpus) - batch.cpus, batch.cpus)
-            row = np.minimum(row + batch.slot, len(self.lanes) - 1)
-            lane = np.minimum(row[each] + beside, len(self.lanes) - 1)
-            self.cells.add(lane, batch.started[each], batch.ended[each], np.ones(len(each), np.int64))
+            room = np.array([self.lanes.slots_of[node] for node in nodes])[batch.node]
+            row = first + np.minimum(batch.slot, room - 1)
+            width = np.clip(batch.cpus, 1, first + room - row)
+            each = np.repeat(np.arange(len(row)), width)
+            beside = np.arange(len(each)) - np.repeat(np.cumsum(width) - width, width)
+            self.cells.add(row[each] + beside, batch.started[each], batch.ended[each], np.ones(len(each), np.int64))
         else:
             self.cells.add(row, batch.started, batch.ended, batch.cpus)
         np.add.at(self.failed_in, (row[bad], self._bin(batch.ended[bad])), 1)

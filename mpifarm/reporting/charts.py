@@ -123,7 +123,9 @@ def over_time(name: str, label: str, unit: str, axis: TimeAxis, layers: Sequence
 def _steps(frame: Frame, above: Floats, below: Floats, top: float) -> str:
     """The area between two step lines."""
     bins = len(above)
-    there = [f"L{frame.x(i / bins):.1f} {frame.y(v / top):.1f}H{frame.x((i + 1) / bins):.1f}" for i, v in enumerate(above)]
+    there = [
+        f"L{frame.x(i / bins):.1f} {frame.y(v / top):.1f}H{frame.x((i + 1) / bins):.1f}" for i, v in enumerate(above)
+    ]
     back = [
         f"L{frame.x((i + 1) / bins):.1f} {frame.y(below[i] / top):.1f}H{frame.x(i / bins):.1f}"
         for i in range(bins - 1, -1, -1)
@@ -157,7 +159,11 @@ def histogram(
     edges, top = counts.edges, float(max(1, total[lo:hi].max())) * 1.05
     bins, first, last = hi - lo, float(np.log(edges[lo])), float(np.log(edges[hi]))
     parts = list(frame.amounts(top, "tasks"))
-    shown = [(frame.x((np.log(value) - first) / (last - first)), text) for value, text in ticks if edges[lo] <= value <= edges[hi]]
+    shown = [
+        (frame.x((np.log(value) - first) / (last - first)), text)
+        for value, text in ticks
+        if edges[lo] <= value <= edges[hi]
+    ]
     for x, text in shown[:: ceil(len(shown) / 7) or 1]:
         parts += [frame.line(x, frame.y(0), x, frame.y(0) + 4, "axis"), frame.text(x, frame.height - 8, text)]
     for i in range(bins):
@@ -180,7 +186,9 @@ def durations(counts: Histogram) -> str:
 
 def memory(counts: Histogram) -> str:
     ticks = [(2.0**n, format_bytes(1 << (n + 10))) for n in range(4, 36)]
-    return histogram("memory", "how much memory the tasks used", counts, ticks, lambda kib: format_bytes(int(kib * 1024)))
+    return histogram(
+        "memory", "how much memory the tasks used", counts, ticks, lambda kib: format_bytes(int(kib * 1024))
+    )
 
 
 def _lane_frame(lanes: Lanes) -> tuple[Frame, float]:
@@ -210,21 +218,26 @@ def bars(axis: TimeAxis, lanes: Lanes, batches: Sequence[tuple[int, list[str], B
         parts.append(f'<g class="{KINDS[kind]} bars">')
         for run, nodes, batch in batches:
             some = batch.where(batch.kind == kind)
-            x0, x1 = (np.vectorize(frame.x, otypes=[float])(place / axis.length_s) for place in (some.started, some.ended))
+            x0, x1 = (
+                np.vectorize(frame.x, otypes=[float])(place / axis.length_s) for place in (some.started, some.ended)
+            )
             for i in range(len(some.kind)):
                 node, slot, cpus = nodes[some.node[i]], int(some.slot[i]), int(some.cpus[i])
-                title = f"task {some.task[i]} {KINDS[kind]}, {format_seconds(float(some.seconds[i]))}, {node} slot {slot}"
+                title = (
+                    f"task {some.task[i]} {KINDS[kind]}, {format_seconds(float(some.seconds[i]))}, {node} slot {slot}"
+                )
                 title += f", {cpus} cores" * (cpus > 1) + f", attempt {some.attempt[i]}" * bool(some.attempt[i] > 1)
                 if kind == len(KINDS) - 1:
                     title = f"another job's {title}"
-                y = TOP + (lanes.first[node] + slot) * high
-                parts.append(_box(x0[i], y + 0.5, max(0.6, x1[i] - x0[i]), cpus * high - 1, f"{title}, run {run}"))
+                rows = lanes.rows_of(node, slot, cpus)
+                y, width = TOP + rows.start * high + 0.5, max(0.6, x1[i] - x0[i])
+                parts.append(_box(x0[i], y, width, len(rows) * high - 1, f"{title}, run {run}"))
         parts.append("</g>")
     return frame.svg("gantt", "when each task ran, by node and slot", parts)
 
 
 def shades(axis: TimeAxis, lanes: Lanes, seconds: Floats, failed: Ints) -> str:
-    """How busy each row was in each bin of time, in steps of a fifth, neighbours of one shade joined; failures marked."""
+    """How busy each row was in each bin of time, in fifths, neighbours of one shade joined; failures marked."""
     frame, high = _lane_frame(lanes)
     bins = seconds.shape[1]
     full = np.array(lanes.slots, float)[:, None] * axis.length_s / bins

@@ -90,3 +90,8 @@ def accounts_text(found: dict[RunId, Account]) -> list[str]:
         shares = [f"{share:.1f} %" for share in account.percent()]
         rows.append([str(run), format_seconds(account.total), *shares])
     return table(["run", "core time", *NAMES], rows, "", Look()) if rows else []
+
+
+def accounts_objects(found: dict[RunId, Account]) -> list[dict[str, float]]:
+    """For JSON: core seconds by what became of them, an object per run."""
+    return [{"run": int(run), "core_s": account.total, **account._asdict()} for run, account in found.items()]

@@ -139,8 +139,19 @@ def _print_jobs(client: Client, wanted: Wanted) -> None:
 
 
 def _print_job(client: Client, job: JobSummary, wanted: Wanted) -> None:
+    from mpifarm.reporting.history import accounts, accounts_objects, accounts_text
+
     answer, now = report_of(client, job, wanted.dsn), time.time()
-    print(json.dumps(report_object(answer, now)) if wanted.as_json else job_text(answer, now, look_of(sys.stdout)))
+    if wanted.html is not None:
+        from mpifarm.reporting.html import write_page
+
+        write_page(client, answer, wanted.html, now, force=wanted.force)
+        return
+    found = accounts(client, [run.id for run in answer.runs])
+    if wanted.as_json:
+        print(json.dumps(report_object(answer, now) | {"accounting": accounts_objects(found)}))
+    else:
+        print(job_text(answer._replace(accounts=accounts_text(found)), now, look_of(sys.stdout)))
 
 
 def print_tasks(

@@ -40,6 +40,8 @@ class JobReport(NamedTuple):
     seconds: tuple[float, float, float] | None
     runs: Sequence[RunLine]
     next: str
+    accounts: Sequence[str] = ()
+    """Lines of a table: what became of the core time of the runs that are over."""
 
 
 def state_named(word: str) -> str:
@@ -137,6 +139,8 @@ def job_text(report: JobReport, now: float, look: Look) -> str:
         lines += ["", *failures_text(report.job.name, report.failures, look)]
     if report.runs:
         lines += ["", *runs_text(report.runs, now, look)]
+    if report.accounts:
+        lines += ["", *report.accounts]
     return "\n".join([*lines, "", f"next: {report.next}"])
 
 

@@ -36,6 +36,7 @@ class Wanted:
     follow: bool = False
     where: Predicate | None = None
     pattern: re.Pattern[bytes] | None = None
+    html: Path | None = None
     extract: Path | None = None
     template: Template | None = None
     force: bool = False
@@ -73,6 +74,8 @@ def check(job: str | None, wanted: Wanted) -> None:
     """Raises UsageError for options that make no sense together, before the queue is asked."""
     tasks = wanted.ranges is not None or (job is not None and named_tasks(job) is not None)
     outputs = tasks or wanted.extract is not None or wanted.pattern is not None
+    if wanted.html is not None and (job is None or outputs or wanted.as_json):
+        raise UsageError("--html is about a whole job: mpifarm report JOB --html FILE")
     if job is None and (outputs or wanted.follow or wanted.where or wanted.attempt is not None):
         raise UsageError("of which job? mpifarm report JOB --tasks ... (mpifarm report lists the jobs)")
     typed = wanted.ranges is not None or wanted.extract is not None or wanted.pattern is not None
@@ -83,8 +86,10 @@ def check(job: str | None, wanted: Wanted) -> None:
             raise UsageError("--stderr and --both go with --tasks; --extract writes both streams anyway")
         if wanted.attempt == ALL and "attempt" not in wanted.names.fields:
             raise UsageError("--attempt all needs {attempt} in the --template, or two outputs would get one name")
-    elif wanted.template is not None or wanted.force:
-        raise UsageError(f"{'--force' if wanted.force else '--template'} goes with --extract")
+    elif wanted.template is not None:
+        raise UsageError("--template goes with --extract")
+    elif wanted.force and wanted.html is None:
+        raise UsageError("--force goes with --extract and --html")
     if (wanted.only_stderr or wanted.both) and not outputs:
         raise UsageError("--stderr and --both go with --tasks and --grep")
     if wanted.only_stderr and wanted.both:

@@ -12,7 +12,7 @@ from mpifarm.core.launching import EndedAttempt
 from mpifarm.core.messages import Drain, Ended, LauncherLog, LinkMessage, NotStarted, Pieces, Setup, Start
 from mpifarm.core.model import Block, JobId, JobText, LeaseId, Shape, Span, TaskText
 from mpifarm.core.row import STDOUT
-from mpifarm.launcher import fork_launcher
+from mpifarm.launch.launcher import fork_launcher
 
 DEADLINE_S = 20.0
 ONE_CPU = Shape()

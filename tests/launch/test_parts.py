@@ -10,10 +10,10 @@ from pathlib import Path
 import pytest
 
 from mpifarm.core.messages import Drain, Ended, LauncherLog, LinkMessage
-from mpifarm.environ import scrubbed
-from mpifarm.guard import Children
-from mpifarm.link import Link
-from mpifarm.memory_killer import MemoryKiller
+from mpifarm.launch.environ import scrubbed
+from mpifarm.launch.guard import Children
+from mpifarm.launch.link import Link
+from mpifarm.launch.memory_killer import MemoryKiller
 
 
 def pair() -> tuple[Link, Link]:

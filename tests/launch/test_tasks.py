@@ -13,8 +13,8 @@ from pathlib import Path
 import pytest
 
 from mpifarm.core.model import FailureClass, Shape, State, TaskText
-from mpifarm.environ import Environment
-from mpifarm.spawning import FileActions, spawn
+from mpifarm.launch.environ import Environment
+from mpifarm.launch.spawning import FileActions, spawn
 from tests.launch.node import OneNode
 
 Make = Callable[..., OneNode]
@@ -197,7 +197,7 @@ def test_no_process_to_spare(make_node: Make, monkeypatch: pytest.MonkeyPatch) -
             raise BlockingIOError(11, "Resource temporarily unavailable")
         return spawn(program, argv, env, actions)
 
-    monkeypatch.setattr("mpifarm.spawning.spawn", reluctant)
+    monkeypatch.setattr("mpifarm.launch.spawning.spawn", reluctant)
     node = make_node()
     task = node.start(*["echo here"] * 10)
     node.wait(range(task, task + 10))

@@ -22,16 +22,31 @@ class Scribe:
         self._writer = Writer(path, {"run": "1"}, [("node1", 1, 1)])
         self._packer = ChunkPacker(Limits().chunk_bytes)
 
-    def write(self, outputs: Mapping[int, tuple[bytes, bytes]], **changes: int | float) -> list[tuple[AttemptRow, int]]:
+    def write(
+        self, outputs: Mapping[int, tuple[bytes, bytes]], *, attempt: int = 1, **changes: int | float
+    ) -> list[tuple[AttemptRow, int]]:
         """One message with these tasks' (stdout, stderr), synced. Returns each row with its number in the file."""
         packed_rows = b""
         for task, (stdout, stderr) in outputs.items():
             extent_lo = self._packer.extent_count
             for stream, content in ((STDOUT, stdout), (STDERR, stderr)):
-                self._packer.add((self.lease, task, 1), stream, content)
+                self._packer.add((self.lease, task, attempt), stream, content)
             row = _row(self.lease, self.job, task, stdout, stderr)
-            row = row._replace(extent_lo=extent_lo, extent_hi=self._packer.extent_count, **changes)
+            row = row._replace(attempt=attempt, extent_lo=extent_lo, extent_hi=self._packer.extent_count, **changes)
             packed_rows += ROW.pack(*row)
+        return self._append(packed_rows)
+
+    def piece(self, task: int, stream: int, content: bytes, *, attempt: int = 1) -> None:
+        """What a task that goes on has written meanwhile."""
+        self._packer.add((self.lease, task, attempt), stream, content)
+        self._append(b"")
+
+    def end(self, task: int, stdout: bytes, stderr: bytes = b"", *, attempt: int = 1) -> tuple[AttemptRow, int]:
+        """The row of a task that wrote this in pieces."""
+        row = _row(self.lease, self.job, task, stdout, stderr)._replace(attempt=attempt, extent_lo=-1)
+        return self._append(ROW.pack(*row))[0]
+
+    def _append(self, packed_rows: bytes) -> list[tuple[AttemptRow, int]]:
         packed = self._packer.take()
         appended = self._writer.append(Output(0, packed_rows, packed.extents, packed.chunks, {}))
         self._writer.sync()

@@ -142,7 +142,7 @@ def test_a_full_disk_is_no_bug(typed: Typed, client: FakeClient, tmp_path: Path)
 
 def test_a_reader_that_has_seen_enough_is_no_error(tmp_path: Path) -> None:
     program = (
-        "import sys; from mpifarm import cli; from mpifarm.reporting import report; from tests.reporting.rows import FakeClient, a_job, a_task\n"
+        "import sys; from mpifarm import cli; from tests.reporting.rows import FakeClient, a_job, a_task\n"
         "from contextlib import nullcontext; from mpifarm.queue.client import Client\n"
         "client = FakeClient(a_job()); client.lines = [a_task(n) for n in range(200_000)]\n"
         "Client.connect = lambda dsn: nullcontext(client)\n"

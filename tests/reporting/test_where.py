@@ -43,7 +43,7 @@ def chosen(text: str) -> list[int]:
         ("not not task = 4", [4]),
         ("state = done", [4]),
         ("state == FAILED", [17, 5]),
-        ("state ~ ^f", [17, 5] if False else None),
+        ("state ~ ^f", None),
         ('state ~ "^f"', [17, 5]),
         ("state != failed", [4, 9]),
         ("class = exit", [17]),

@@ -1,7 +1,7 @@
 """The loop of the launcher process: starts the tasks of a node, reads their output, reports how they ended.
 
 It sleeps in epoll on: the link to its rank, SIGCHLD (as a signalfd: no handler, no interrupted calls), the guardian's
-pipe, and the pipes that `mpifarm.reading` watches. When the rank does not take what it is sent, reading and starting
+pipe, and the pipes that `mpifarm.launch.reading` watches. When the rank does not take what it is sent, reading and starting
 stop: a flood slows its task and grows nobody's memory. What to start and what to end decides `mpifarm.core.launching`.
 Must never import anything heavy, nor MPI.
 """
@@ -18,12 +18,12 @@ from math import inf
 from mpifarm.core.launching import NOT_LAUNCHED, RETURNED, Launching, Running, may_be_memory, verdict
 from mpifarm.core.messages import Drain, LinkMessage, NotStarted, Setup, Start
 from mpifarm.core.model import FailureClass, Limits
-from mpifarm.link import Link
-from mpifarm.memory_killer import MemoryKiller
-from mpifarm.orphans import Marks, Orphans
-from mpifarm.outbox import EndedProcess, Outbox
-from mpifarm.reading import Reader
-from mpifarm.spawning import NotLaunchedError, Seat, Spawner, make_seats
+from mpifarm.launch.link import Link
+from mpifarm.launch.memory_killer import MemoryKiller
+from mpifarm.launch.orphans import Marks, Orphans
+from mpifarm.launch.outbox import EndedProcess, Outbox
+from mpifarm.launch.reading import Reader
+from mpifarm.launch.spawning import NotLaunchedError, Seat, Spawner, make_seats
 
 PENDING_BYTES_MAX = 8 << 20
 """More than that on its way to the rank: stop reading and starting."""

@@ -11,8 +11,8 @@ import select
 from collections.abc import Iterable
 from math import inf
 
-from mpifarm.outbox import Outbox
-from mpifarm.spawning import READ_BYTES, Seat, Stream
+from mpifarm.launch.outbox import Outbox
+from mpifarm.launch.spawning import READ_BYTES, Seat, Stream
 
 WATCH_AFTER_S = 0.02
 REST_S = 0.05

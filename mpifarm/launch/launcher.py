@@ -2,7 +2,7 @@
 
 `fork_launcher` must be called while the rank is still small and before mpi4py is imported: nothing may fork once MPI
 (and with it the fabric's registered memory) is in the process. The rank keeps a `Launcher`; the forked process runs
-`serve`: it waits for Setup, then `mpifarm.watching` takes over. Ranks that lead no node close theirs unused.
+`serve`: it waits for Setup, then `mpifarm.launch.watching` takes over. Ranks that lead no node close theirs unused.
 Must never import anything heavy, nor MPI.
 """
 
@@ -17,9 +17,9 @@ import socket
 
 from mpifarm.core.messages import LauncherLog, LinkMessage, Setup
 from mpifarm.errors import SiteError
-from mpifarm.guard import fork_guarded
-from mpifarm.link import Link
-from mpifarm.watching import Watch
+from mpifarm.launch.guard import fork_guarded
+from mpifarm.launch.link import Link
+from mpifarm.launch.watching import Watch
 
 START_TIMEOUT_S = 30.0
 CLOSE_TIMEOUT_S = 5.0

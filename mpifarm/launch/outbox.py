@@ -8,7 +8,7 @@ from math import inf
 
 from mpifarm.core.launching import Running
 from mpifarm.core.messages import Ended, LauncherLog, Pieces
-from mpifarm.link import Link
+from mpifarm.launch.link import Link
 
 ENDED_MAX = 64
 BYTES_MAX = 1 << 20

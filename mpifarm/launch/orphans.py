@@ -12,8 +12,8 @@ import os
 from collections.abc import Collection, Mapping
 from pathlib import Path
 
-from mpifarm.environ import ATTEMPT, JOB, TASK
-from mpifarm.guard import Children, kill_tree, read_stat
+from mpifarm.launch.environ import ATTEMPT, JOB, TASK
+from mpifarm.launch.guard import Children, kill_tree, read_stat
 
 Marks = tuple[bytes, bytes, bytes]
 """Job name, task and attempt number, as in the environment of a task."""

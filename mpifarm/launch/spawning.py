@@ -26,8 +26,8 @@ from mpifarm.core.commandline import plan, shell_is_altered
 from mpifarm.core.launching import Running
 from mpifarm.core.model import JobId, JobText
 from mpifarm.core.row import STDERR, STDOUT
-from mpifarm.environ import JOB, NODE, Environment, name_task, scrubbed
-from mpifarm.orphans import Marks
+from mpifarm.launch.environ import JOB, NODE, Environment, name_task, scrubbed
+from mpifarm.launch.orphans import Marks
 
 READ_BYTES = 64 << 10
 PIPE_BYTES_MAX = 1 << 20

@@ -1,0 +1,143 @@
+"""`report JOB --html FILE`: one page that needs nothing but itself: no script, no request, no mpifarm.
+
+Attempts stream by once and are counted into bins, so memory is flat. Must never import click, h5py or mpi4py.
+"""
+
+from __future__ import annotations
+
+import os
+from contextlib import suppress
+from pathlib import Path
+from typing import TYPE_CHECKING, NamedTuple
+
+import numpy as np
+
+from mpifarm.errors import OutputError, UsageError
+from mpifarm.reporting.accounting import Account, Bools
+from mpifarm.reporting.binning import LOST, OTHER, Batch, Charted, Lanes, TimeAxis
+from mpifarm.reporting.history import Rows, accounting_of, blocks, work_of
+from mpifarm.reporting.page import Page, page_text
+from mpifarm.reporting.text import JobReport, lasted_s, printable
+
+if TYPE_CHECKING:
+    from mpifarm.queue.client import Client, RunLine, TaskLine
+
+BARS_MAX = 5_000
+"""More attempts than this do not get a bar each: no screen has room for them."""
+
+
+class _Source(NamedTuple):
+    """A run whose file can be read: its counts are those over all jobs."""
+
+    run: RunLine
+    nodes: list[tuple[str, int]]
+    rows: int
+    started: float
+    ended: float
+
+
+def write_page(client: Client, report: JobReport, path: Path, now: float, *, force: bool) -> None:
+    """The page of a job, whole or not at all. Raises UsageError for a file that exists, unless `force`."""
+    if not force and os.path.lexists(path):
+        raise _exists(path)
+    draft = path.with_name(f".{path.name}.{os.getpid()}")
+    try:
+        with open(draft, "x", encoding="utf-8") as file:  # before the work, which a wrong directory shall not cost
+            file.writelines(page_text(gather(client, report, now)))
+        if force:
+            draft.replace(path)
+        else:
+            try:
+                os.link(draft, path)  # unlike a rename it refuses to replace
+            except FileExistsError:
+                raise _exists(path) from None
+            except OSError:
+                draft.rename(path)  # no hard links on this file system
+    finally:
+        with suppress(FileNotFoundError):
+            draft.unlink()
+
+
+def _exists(path: Path) -> UsageError:
+    return UsageError(f"{path} exists already: --force replaces it")
+
+
+def gather(client: Client, report: JobReport, now: float) -> Page:
+    """Look through the run files of a job once."""
+    notes: list[str] = []
+    everywhere = {run.id: run for run in client.runs()}
+    sources = [
+        source for run in report.runs if (source := _source(everywhere.get(run.id, run), now, notes)) is not None
+    ]
+    slots: dict[str, int] = {}
+    for source in sources:
+        for node, count in source.nodes:
+            slots[node] = max(slots.get(node, 0), count)
+    axis = TimeAxis((source.started, source.ended) for source in sources)
+    charted = Charted(axis, Lanes(slots), BARS_MAX, sum(source.rows for source in sources))
+    accounts = {}
+    for source in sources:
+        charted.offer(source.run.slots, source.started, source.ended)
+        try:
+            account = _look_through(client, source, report.job.id, charted)
+        except OutputError as error:
+            notes.append(f"Some of run {source.run.id} is missing here: {error}")
+            continue
+        if account is not None:
+            accounts[source.run.id] = account
+    examples: dict[int, TaskLine] = {}
+    for failure in report.failures:
+        task = failure.example_task
+        examples.update((line.task, line) for line in client.tasks(report.job.id, ranges=[(task, task + 1)]))
+    nodes_of = {int(source.run.id): [node for node, _ in source.nodes] for source in sources}
+    return Page(report, now, charted, nodes_of, accounts, examples, notes)
+
+
+def _source(run: RunLine, now: float, notes: list[str]) -> _Source | None:
+    """A run as its file has it; None, and a note, when the file cannot be read."""
+    from mpifarm.output.reader import open_run
+
+    if run.file is None:
+        return None
+    try:
+        with open_run(run.file) as file:
+            ends = [file.attempt(row) for row in (0, file.rows - 1) if 0 <= row < file.rows]
+            # The clock of the run is the database's, that of attempts their node's.
+            started = min([run.started, *(row.started for row in ends)])
+            ended = max([run.started + lasted_s(run, now), *(row.ended for row in ends)])
+            nodes = [(printable(name.encode()), max(1, slots)) for name, _, slots in file.nodes]
+            return _Source(run, nodes, file.rows, started, ended)
+    except (OutputError, OSError) as error:
+        notes.append(f"The charts and the accounting know nothing of run {run.id}: {error}")
+        return None
+
+
+def _look_through(client: Client, source: _Source, job: int, charted: Charted) -> Account | None:
+    """Count all attempts of a run into the charts. Its account, unless it still goes on."""
+    from mpifarm.output.reader import open_run
+
+    run, names = source.run, [node for node, _ in source.nodes]
+    assert run.file is not None
+    accounting = accounting_of(run, [slots for _, slots in source.nodes])
+    with open_run(run.file) as file:
+        for rows, lost in blocks(client, run, file):
+            charted.add(int(run.id), names, _batch(rows, lost, job, charted.axis))
+            accounting.add(work_of(rows, lost))
+    return None if run.live else accounting.account(died=run.ended is None)
+
+
+def _batch(rows: Rows, lost: Bools, job: int, axis: TimeAxis) -> Batch:
+    kind = np.where(rows["job"] != job, OTHER, np.where(lost, LOST, np.minimum(rows["state"], LOST)))
+    node, slot, cpus = (rows[name].astype(np.int64) for name in ("node", "slot", "cpus"))
+    return Batch(
+        kind=kind.astype(np.int64),
+        node=node,
+        slot=slot,
+        cpus=cpus,
+        started=axis.place(rows["started"]),
+        ended=axis.place(rows["ended"]),
+        task=rows["task"],
+        attempt=rows["attempt"],
+        seconds=rows["ended"] - rows["started"],
+        max_rss_kib=rows["max_rss_kib"],
+    )
