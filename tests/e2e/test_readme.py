@@ -78,7 +78,13 @@ def test_every_command_has_an_example(farm: Farm) -> None:
         assert f"mpifarm {command}" in said.partition("xample")[2], said
 
 
-def test_ci_runs_the_test_command() -> None:
-    assert len(_blocks("test")) == 1
+def test_ci_runs_the_test_command(tmp_path: Path) -> None:
+    """`.ci/run` finds the command in README.md and stops when it fails (here: a command that only fails)."""
+    (tmp_path / ".ci").mkdir()
+    shutil.copy(ROOT / ".ci" / "run", tmp_path / ".ci" / "run")
+    (tmp_path / "README.md").write_text(README.replace(_blocks("test")[0], "echo ran && exit 7"))
+    for words in (["init", "-q"], ["add", "-A"], ["-c", "user.name=x", "-c", "user.email=x@y", "commit", "-qm", "x"]):
+        subprocess.run(["git", *words], cwd=tmp_path, check=True, timeout=30)
+    done = subprocess.run(["bash", ".ci/run"], cwd=tmp_path, capture_output=True, text=True, timeout=60, check=False)
+    assert (done.returncode, "ran" in done.stdout.splitlines()) == (7, True), done.stderr
     assert "python -m tests" in _blocks("test")[0]
-    assert shutil.which("bash")
