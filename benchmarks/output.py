@@ -2,8 +2,9 @@
 
     python -m benchmarks.output [--rounds 3] [--quick]
 
-The yardstick is a bare posix_spawn loop with as many in flight as the run has slots, whose tasks write straight to one file
-each; its files are synced at the end, since mpifarm's bytes are on disk when it says so. The same tasks, in turn.
+The yardstick is a bare posix_spawn loop with as many in flight as the run has slots, whose tasks write straight to
+one file each; its files are synced at the end, since mpifarm's bytes are on disk when it says so. The same tasks,
+in turn.
 """
 
 from __future__ import annotations
@@ -24,7 +25,7 @@ SIZES = ((1000, 1 << 20), (20_000, 50 << 10))
 
 
 def make_sources(cwd: Path) -> list[Path]:
-    """What the tasks print: numbers as text, which deflates to about half, as most outputs do; and noise, which does not."""
+    """What the tasks print: numbers as text, which deflates to about half; and noise, which does not."""
     text = b"".join(b"%d %.9f\n" % (i, (i * 0.6180339887498949) % 1) for i in range(60_000))
     made = []
     for name, content in (("text", (text * 2)[: 1 << 20]), ("noise", os.urandom(1 << 20))):

@@ -2,9 +2,10 @@
 
     python -m benchmarks.spawn [--tasks 10000] [--rounds 3]
 
-The bare loop starts the same command with as many in flight as the run has slots, keeps no output and records nothing: the
-physical limit of the machine. The farm's time is that of its run, from its registration in the queue to its last
-record. `mpiexec_s` also holds the start of Python, MPI and the ranks, which a longer run does not notice.
+The bare loop starts the same command with as many in flight as the run has slots, keeps no output and records
+nothing: the physical limit of the machine. The farm's time is that of its run, from its registration in the queue
+to its last record. `mpiexec_s` also holds the start of Python, MPI and the ranks, which a longer run does not
+notice.
 """
 
 from __future__ import annotations

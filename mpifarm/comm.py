@@ -55,9 +55,10 @@ M_MMAP_THRESHOLD = -3
 def _clean_buffers() -> Iterator[None]:
     """Let every larger malloc come fresh from the kernel, as zeros, while MPI starts.
 
-    MPICH (seen with 4.3 and 5.0 over UCX) publishes a 4 KiB buffer of which it has filled the beginning. What the heap had
-    left in the rest goes along, and where that is text and not zeros, which MPICH folds, a line to Slurm's pmi2 server gets
-    longer than the 1 KiB it reads: MPI_Init fails with "value not properly terminated in client request".
+    MPICH (seen with 5.0.2 over UCX) publishes a 4 KiB buffer of which it has filled the beginning. What the heap
+    had left in the rest goes along, and where that is text and not zeros, which MPICH folds, a line to Slurm's pmi2
+    server gets longer than the 1 KiB it reads: MPI_Init fails with "value not properly terminated in client
+    request".
     """
     mallopt = getattr(ctypes.CDLL(None), "mallopt", None)  # glibc only
     if mallopt is not None:

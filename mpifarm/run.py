@@ -1,8 +1,8 @@
 """`mpifarm run`, the composition root: brings one MPI world up, gives each rank its roles, and ends it in order.
 
-Start-up order matters. The launcher is forked first, while the process is small and knows no MPI (a fork after MPI_Init
-is undefined on most fabrics). Then MPI. Only rank 0 reads the command line (click) and opens the database (psycopg), only
-the recorder's rank imports h5py: a hundred thousand ranks must not load what one of them needs.
+Start-up order matters. The launcher is forked first, while the process is small and knows no MPI (a fork after
+MPI_Init is undefined on most fabrics). Then MPI. Only rank 0 reads the command line (click) and opens the database
+(psycopg), only the recorder's rank imports h5py: a hundred thousand ranks must not load what one of them needs.
 """
 
 from __future__ import annotations
@@ -197,12 +197,12 @@ class Session:
         self._progress: Progress = Progress("tasks")
         self._dispatcher: Dispatcher | None = None
         where = f" in {self.allocation.label}" if self.allocation.label else ""
-        self.say(
-            f"run {self.run}: {ranks} ranks, {len(self.nodes)} nodes, {self.slots} slots{where}; queue {self._queue_name}"
-        )
+        size = f"{ranks} ranks, {len(self.nodes)} nodes, {self.slots} slots"
+        self.say(f"run {self.run}: {size}{where}; queue {self._queue_name}")
 
     def _open_queue(self) -> tuple[Queue, RunId]:
         from mpifarm.queue.dsn import find_dsn
+        from mpifarm.queue.liveness import boot_id
         from mpifarm.queue.postgres import PostgresQueue
 
         dsn = find_dsn(self.options.dsn, os.environ, Path.cwd())
@@ -303,12 +303,3 @@ def node_shapes(roles: Roles, hellos: list[RankHello], slots: int | None) -> tup
         name = host if hosts[host] == 1 else f"{host}.{number}"
         shapes.append(NodeShape(name, cpus, slots or len(cpus)))
     return tuple(shapes)
-
-
-def boot_id() -> str:
-    """What tells two boots of a host apart, and two PID namespaces on it: a pid means nothing beyond that."""
-    try:
-        boot = Path("/proc/sys/kernel/random/boot_id").read_text().strip()
-        return f"{boot}/{os.readlink('/proc/self/ns/pid')}"
-    except OSError:
-        return ""

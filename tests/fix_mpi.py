@@ -1,12 +1,13 @@
 """Real MPI worlds for tests: start mpiexec, give it a deadline, show every rank's last lines when something is wrong.
 
-`mpi_world(n, "tests/world/checks_comm.py")` runs that file's `mpi` tests with pytest on every rank of a world of n. Ranks
-write to files of their own, dump their stacks before the deadline, and are killed with their whole tree after it. Inside,
-an `assert` on one rank alone would leave the others waiting: use `collective_assert`.
+`mpi_world(n, "tests/world/checks_comm.py")` runs that file's `mpi` tests with pytest on every rank of a world of n.
+Ranks write to files of their own, dump their stacks before the deadline, and are killed with their whole tree after
+it. Inside, an `assert` on one rank alone would leave the others waiting: use `collective_assert`.
 """
 
 from __future__ import annotations
 
+import faulthandler
 import os
 import signal
 import subprocess
@@ -31,6 +32,10 @@ MPI_SETTINGS = {
     "PRTE_MCA_hwloc_default_binding_policy": "none",
     "OMPI_MCA_btl": "self,sm,tcp",
 }
+
+
+if dump := os.environ.get("MPIFARM_TEST_DUMP"):  # this is a rank, started by tests.rank_log
+    faulthandler.dump_traceback_later(float(dump.split()[0]), file=open(dump.split(" ", 1)[1], "a"))  # noqa: SIM115
 
 
 def mpiexec() -> str:
@@ -68,7 +73,7 @@ def run_ranks(ranks: int, command: list[str], log_dir: Path, deadline_s: float, 
     finally:
         if process.poll() is None:
             os.killpg(process.pid, signal.SIGKILL)
-            process.wait()
+            process.communicate()
     if why != "exit code 0":
         logs = "\n".join(
             f"--- {path.name}\n" + "\n".join(path.read_text(errors="replace").splitlines()[-LINES_SHOWN:])

@@ -1,6 +1,6 @@
 """`python -m tests.rank_log DIR SECONDS COMMAND...`: the command with its output in DIR/rank-N.log.
 
-Python commands dump their stacks there after SECONDS (PYTHONFAULTHANDLER alone would wait for a signal).
+Tests in it dump their stacks there after SECONDS (see tests/fix_mpi.py).
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ def main() -> None:
     log = os.open(Path(directory) / f"rank-{rank}.log", os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o644)
     os.dup2(log, 1)
     os.dup2(log, 2)
-    os.environ["MPIFARM_TEST_DUMP_AFTER_S"] = seconds
+    os.environ["MPIFARM_TEST_DUMP"] = f"{seconds} {directory}/rank-{rank}.log"
     os.execvp(command[0], command)
 
 

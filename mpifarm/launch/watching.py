@@ -1,9 +1,9 @@
 """The loop of the launcher process: starts the tasks of a node, reads their output, reports how they ended.
 
-It sleeps in epoll on: the link to its rank, SIGCHLD (as a signalfd: no handler, no interrupted calls), the guardian's
-pipe, and the pipes that `mpifarm.launch.reading` watches. When the rank does not take what it is sent, reading and starting
-stop: a flood slows its task and grows nobody's memory. What to start and what to end decides `mpifarm.core.launching`.
-Must never import anything heavy, nor MPI.
+It sleeps in epoll on: the link to its rank, SIGCHLD (as a signalfd: no handler, no interrupted calls), the
+guardian's pipe, and the pipes that `mpifarm.launch.reading` watches. When the rank does not take what it is sent,
+reading and starting stop: a flood slows its task and grows nobody's memory. What to start and what to end decides
+`mpifarm.core.launching`. Must never import anything heavy, nor MPI.
 """
 
 from __future__ import annotations

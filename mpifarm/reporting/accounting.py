@@ -29,6 +29,8 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
+from mpifarm.units import format_seconds
+
 LAUNCH_S_MAX = 0.2
 """A core that gets its next task from its node's stock waits for less, also on a loaded node; a lease takes longer."""
 
@@ -70,6 +72,11 @@ class Account(NamedTuple):
 
 
 NAMES = tuple(name.replace("_", "-") for name in Account._fields)
+
+
+def core_time(seconds: float) -> str:
+    """Core seconds as people count them: from an hour on in hours."""
+    return format_seconds(seconds) if seconds < 3600 else f"{seconds / 3600:,.1f} h"
 
 
 class Work(NamedTuple):

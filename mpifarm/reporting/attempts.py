@@ -42,8 +42,8 @@ class Attempts:
         self._files, self._job, self._number, self._needed = files, job, number, needed
         self._window = range(0)
         self._found: Found = np.zeros(0, _FOUND)
-        self._tasks: Found = np.zeros(0, "u4")
-        """Those of `_found`, in an array of their own: numpy would copy a column to search in it."""
+        self._tasks: Found = np.zeros(0, np.int64)
+        """Those of `_found`, as a plain array of Python's integers: numpy would copy anything else to search in it."""
         self.unreadable: dict[str, OutputError] = {}
         """By path; whatever these files hold is missing."""
 
@@ -52,7 +52,7 @@ class Attempts:
         if line.task not in self._window:
             self._window = range(line.task, line.task + WINDOW_TASKS)
             self._found = self._look(outputs)
-            self._tasks = self._found["task"].copy()
+            self._tasks = self._found["task"].astype(np.int64)
         lo, hi = (int(self._tasks.searchsorted(task)) for task in (line.task, line.task + 1))
         if lo == hi:
             if line.state in FINAL and line.file in self.unreadable:

@@ -6,14 +6,16 @@ Must never import h5py or the queue.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
+from itertools import islice
 from typing import NamedTuple
 
 import numpy as np
 
 from mpifarm.reporting.accounting import Bools, Floats, Ints
 
-TIME_BINS = 240
+TIME_BINS, RATE_BINS = 240, 60
+"""A rate needs some events in each bin."""
 ROWS_MAX = 96
 """Of the chart by node and slot."""
 DURATIONS_S = 10.0 ** (np.arange(-32, 57) / 8)
@@ -89,10 +91,13 @@ class Histogram:
 
 
 class Lanes:
-    """The rows of the chart by node and slot: a slot each, or a node each, or some nodes each, as there is room."""
+    """The rows of the chart by node and slot: a slot each, or a node each, or some nodes each, as there is room.
 
-    def __init__(self, slots: Mapping[str, int]) -> None:
-        self.by_slot = sum(slots.values()) <= ROWS_MAX
+    `wide`: there are attempts of several cores, of which a row cannot tell all slots, so that a slot gets no row.
+    """
+
+    def __init__(self, slots: Mapping[str, int], *, wide: bool = False) -> None:
+        self.by_slot = sum(slots.values()) <= ROWS_MAX and not wide
         self.nodes_each = max(1, -(-len(slots) // ROWS_MAX))
         self.first: dict[str, int] = {}
         """The first row of each node."""
@@ -112,15 +117,8 @@ class Lanes:
                 self.names.append(node)
                 self.slots.append(count)
 
-        self.slots_of = dict(slots)
-
     def __len__(self) -> int:
         return len(self.names)
-
-    def rows_of(self, node: str, slot: int, cpus: int) -> range:
-        """Where an attempt is drawn when each slot has a row: from its slot on, since a file tells no other core."""
-        count = self.slots_of[node]
-        return range(self.first[node] + min(slot, count - 1), self.first[node] + min(slot + max(1, cpus), count))
 
 
 class Batch(NamedTuple):
@@ -140,6 +138,29 @@ class Batch(NamedTuple):
     def where(self, mask: Bools) -> Batch:
         return Batch._make(column[mask] for column in self)
 
+    def held(self, slots: Sequence[int]) -> list[list[tuple[int, int]]]:
+        """The slots of each attempt, as (first, count) of neighbours; `slots` by node number.
+
+        A row tells the lowest. The others are the next ones that were free when it started, since nodes are packed so.
+        """
+        free_from = [[-np.inf] * count for count in slots]
+        held: list[list[tuple[int, int]]] = [[] for _ in self.node]
+        for i in np.lexsort((self.ended, self.started)).tolist():
+            free, started = free_from[self.node[i]], self.started[i]
+            first = min(int(self.slot[i]), len(free) - 1)
+            above = (slot for slot in range(first + 1, len(free)) if free[slot] <= started)
+            for slot in (first, *islice(above, max(0, int(self.cpus[i]) - 1))):
+                free[slot] = self.ended[i]
+                if held[i] and sum(held[i][-1]) == slot:
+                    held[i][-1] = (held[i][-1][0], held[i][-1][1] + 1)
+                else:
+                    held[i].append((slot, 1))
+        return held
+
+
+def joined(batches: Sequence[Batch]) -> Batch:
+    return Batch._make(np.concatenate(columns) for columns in zip(*batches))
+
 
 KINDS = ("succeeded", "failed", "cancelled", "lost", "other")
 SUCCEEDED, FAILED, CANCELLED, LOST, OTHER = range(5)
@@ -147,63 +168,56 @@ SUCCEEDED, FAILED, CANCELLED, LOST, OTHER = range(5)
 
 
 class Charted:
-    """All charts of a job whose runs' files hold so many attempts; up to `bars_max` of them are kept one by one."""
+    """All charts of a job. `one_by_one`: keep its attempts, so that each gets a bar; there must not be many."""
 
-    def __init__(self, axis: TimeAxis, lanes: Lanes, bars_max: int, attempts: int) -> None:
-        self.axis, self.lanes = axis, lanes
+    def __init__(self, axis: TimeAxis, lanes: Lanes, *, one_by_one: bool) -> None:
+        self.axis, self.lanes, self.one_by_one = axis, lanes, one_by_one
         self.load = Cover(len(KINDS), TIME_BINS, axis.length_s)
         self.offered = Cover(1, TIME_BINS, axis.length_s)
-        self.ended = np.zeros((2, TIME_BINS), np.int64)
+        self.ended = np.zeros((2, RATE_BINS), np.int64)
         self.durations, self.memory = Histogram(DURATIONS_S), Histogram(MEMORY_KIB)
         self.on_node: dict[str, list[int]] = {}
-        """Attempts whose outcome stands, and how many of them failed."""
+        """Attempts that succeeded or failed, and how many of them failed."""
         self.kinds = np.zeros(len(KINDS), np.int64)
-        self.wide = False
-        self.bars: list[tuple[int, Batch]] | None = [] if attempts <= bars_max and lanes.by_slot else None
-        """(number of the run, its attempts), when each gets a bar; else `cells` and `failed_in` are filled."""
+        self.bars: dict[int, list[Batch]] = {}
+        """By run, when each attempt gets a bar. Else it is counted into:"""
         self.cells = Cover(max(1, len(lanes)), TIME_BINS, axis.length_s)
-        self.failed_in = np.zeros((max(1, len(lanes)), TIME_BINS), np.int64)
+        self.ended_in, self.failed_in = np.zeros((2, max(1, len(lanes)), TIME_BINS), np.int64)
+        """Tasks of the job that ended there with success or failure, and those that failed."""
 
     def offer(self, slots: int, started: float, ended: float) -> None:
         """A run's slots, between two Unix times."""
         places = self.axis.place(np.array([started, ended]))
         self.offered.add(np.zeros(1, np.int64), places[:1], places[1:], np.array([slots]))
 
-    def add(self, run: int, nodes: list[str], batch: Batch) -> None:
+    def add(self, run: int, nodes: Sequence[str], batch: Batch) -> None:
         """Attempts of a run; `nodes` are its nodes' names by number."""
         self.kinds += np.bincount(batch.kind, minlength=len(KINDS))
         self.load.add(batch.kind, batch.started, batch.ended, batch.cpus)
-        self.wide = self.wide or bool((batch.cpus > 1).any())
-        mine = batch.where(batch.kind <= CANCELLED)
-        bad = mine.kind != SUCCEEDED
+        mine = batch.where(batch.kind <= FAILED)
+        bad = mine.kind == FAILED
         self.durations.add(mine.seconds, bad)
         self.memory.add(mine.max_rss_kib.astype(np.float64), bad)
-        at = self._bin(mine.ended)
+        at = self._bin(mine.ended, RATE_BINS)
         for row, mask in enumerate((~bad, bad)):
-            self.ended[row] += np.bincount(at[mask], minlength=TIME_BINS)
+            self.ended[row] += np.bincount(at[mask], minlength=RATE_BINS)
         for column, numbers in enumerate((mine.node, mine.node[bad])):
             for node, count in enumerate(np.bincount(numbers, minlength=len(nodes)).tolist()):
                 if count:
                     self.on_node.setdefault(nodes[node], [0, 0])[column] += count
-        if self.bars is not None:
-            self.bars.append((run, batch))
+        if self.one_by_one:
+            self.bars.setdefault(run, []).append(batch)
         else:
             self._shade(nodes, batch)
 
-    def _bin(self, places: Floats) -> Ints:
-        return np.clip((places / self.axis.length_s * TIME_BINS).astype(np.int64), 0, TIME_BINS - 1)
+    def _bin(self, places: Floats, bins: int) -> Ints:
+        return np.clip((places / self.axis.length_s * bins).astype(np.int64), 0, bins - 1)
 
-    def _shade(self, nodes: list[str], batch: Batch) -> None:
-        first = np.array([self.lanes.first[node] for node in nodes])[batch.node]
-        bad = batch.kind == FAILED
-        row = first
+    def _shade(self, nodes: Sequence[str], batch: Batch) -> None:
+        row = np.array([self.lanes.first[node] for node in nodes])[batch.node]
         if self.lanes.by_slot:
-            room = np.array([self.lanes.slots_of[node] for node in nodes])[batch.node]
-            row = first + np.minimum(batch.slot, room - 1)
-            width = np.clip(batch.cpus, 1, first + room - row)
-            each = np.repeat(np.arange(len(row)), width)
-            beside = np.arange(len(each)) - np.repeat(np.cumsum(width) - width, width)
-            self.cells.add(row[each] + beside, batch.started[each], batch.ended[each], np.ones(len(each), np.int64))
-        else:
-            self.cells.add(row, batch.started, batch.ended, batch.cpus)
-        np.add.at(self.failed_in, (row[bad], self._bin(batch.ended[bad])), 1)
+            row = np.minimum(row + batch.slot, len(self.lanes) - 1)
+        self.cells.add(row, batch.started, batch.ended, batch.cpus)
+        at = row * TIME_BINS + self._bin(batch.ended, TIME_BINS)
+        for counts, mask in ((self.ended_in, batch.kind <= FAILED), (self.failed_in, batch.kind == FAILED)):
+            counts += np.bincount(at[mask], minlength=counts.size).reshape(counts.shape)

@@ -17,7 +17,7 @@ from mpifarm.reporting.binning import KINDS, Batch, Histogram, Lanes, TimeAxis
 from mpifarm.reporting.text import when
 from mpifarm.units import format_bytes, format_seconds
 
-WIDTH, LEFT, RIGHT, TOP, BOTTOM = 960, 64, 8, 12, 28
+WIDTH, LEFT, RIGHT, TOP, BOTTOM = 960, 64, 12, 12, 28
 _TIME_STEPS_S = [
     *(m * 10.0**e for e in range(-4, 1) for m in (1, 2, 5)), 10, 15, 30, 60, 120, 300, 600, 900, 1800,
     *(3600 * h for h in (1, 2, 3, 6, 12, 24, 48, 120, 240, 480, 1200)),
@@ -26,6 +26,10 @@ _DURATION_TICKS_S = (1e-4, 1e-3, 0.01, 0.1, 1, 10, 60, 600, 3600, 36000, 86400, 
 _BINS_MIN = 8
 """Of a histogram: one value alone gets no bar as wide as the chart."""
 _SHADES = 5
+MARKED_SHARE = 0.1
+"""Of the tasks that ended in a bin of time: so many failed that it gets a mark."""
+_TOLD = ("succeeded", "failed", "cancelled", "lost", "of another job")
+assert len(_TOLD) == len(KINDS)
 
 
 class Layer(NamedTuple):
@@ -63,7 +67,7 @@ class Frame(NamedTuple):
 
     def amounts(self, top: float, unit: str) -> Iterator[str]:
         """Grid and numbers of a linear vertical axis from 0 to `top`."""
-        step = _round_step(top / 4)
+        step = _round_step(top / 5)
         for n in range(floor(top / step + 1e-9) + 1):
             y = self.y(n * step / top)
             yield self.line(self.left, y, self.width - RIGHT, y)
@@ -74,13 +78,17 @@ class Frame(NamedTuple):
             f"{escape(unit)}</text>"
         )
 
+    def tick(self, x: float, text: str) -> Iterator[str]:
+        """A mark on the horizontal axis, its text within the chart."""
+        yield self.line(x, self.y(0), x, self.y(0) + 4, "axis")
+        yield self.text(min(x, self.width - 4 * len(text)), self.height - 8, text)
+
     def times(self, axis: TimeAxis) -> Iterator[str]:
         """Ticks of run time, and where a later part of it begins."""
         step = next((s for s in _TIME_STEPS_S if axis.length_s / s <= 9), axis.length_s)
         for n in range(floor(axis.length_s / step) + 1):
             x = self.x(n * step / axis.length_s)
-            yield self.line(x, self.y(0), x, self.y(0) + 4, "axis")
-            yield self.text(x, self.height - 8, format_seconds(n * step))
+            yield from self.tick(x, format_seconds(n * step))
         for place, started in axis.parts[1:]:
             x = self.x(place / axis.length_s)
             yield self.line(x, self.y(0), x, self.y(1), "break")
@@ -165,7 +173,7 @@ def histogram(
         if edges[lo] <= value <= edges[hi]
     ]
     for x, text in shown[:: ceil(len(shown) / 7) or 1]:
-        parts += [frame.line(x, frame.y(0), x, frame.y(0) + 4, "axis"), frame.text(x, frame.height - 8, text)]
+        parts += frame.tick(x, text)
     for i in range(bins):
         y = 0.0
         for kind, style in enumerate(("succeeded", "failed")):
@@ -210,34 +218,29 @@ def _lane_names(frame: Frame, lanes: Lanes, high: float) -> Iterator[str]:
                 free_from = y + 13
 
 
-def bars(axis: TimeAxis, lanes: Lanes, batches: Sequence[tuple[int, list[str], Batch]]) -> str:
-    """One bar for each attempt; `batches` are (run, its nodes, attempts)."""
+def bars(axis: TimeAxis, lanes: Lanes, runs: Sequence[tuple[int, Sequence[tuple[str, int]], Batch]]) -> str:
+    """One bar for each attempt; `runs` are (number, (name, slots) of its nodes, attempts)."""
     frame, high = _lane_frame(lanes)
+    groups: list[list[str]] = [[] for _ in KINDS]
+    for run, nodes, batch in runs:
+        for i, stretches in enumerate(batch.held([slots for _, slots in nodes])):
+            node, cpus, kind = nodes[batch.node[i]][0], int(batch.cpus[i]), int(batch.kind[i])
+            title = f"task {batch.task[i]} {_TOLD[kind]}, {format_seconds(float(batch.seconds[i]))}, {node}"
+            title += f" slot {batch.slot[i]}, {cpus} cores" if cpus > 1 else f" slot {batch.slot[i]}"
+            title += f", attempt {batch.attempt[i]}, run {run}"
+            x = frame.x(batch.started[i] / axis.length_s)
+            width = max(0.6, frame.x(batch.ended[i] / axis.length_s) - x)
+            for first, count in stretches:
+                y = TOP + (lanes.first[node] + first) * high + 0.5
+                groups[kind].append(_box(x, y, width, count * high - 1, title))
     parts = [*_lane_names(frame, lanes, high), *frame.times(axis)]
-    for kind in range(len(KINDS) - 1, -1, -1):  # failures drawn over what they overlap by a rounding
-        parts.append(f'<g class="{KINDS[kind]} bars">')
-        for run, nodes, batch in batches:
-            some = batch.where(batch.kind == kind)
-            x0, x1 = (
-                np.vectorize(frame.x, otypes=[float])(place / axis.length_s) for place in (some.started, some.ended)
-            )
-            for i in range(len(some.kind)):
-                node, slot, cpus = nodes[some.node[i]], int(some.slot[i]), int(some.cpus[i])
-                title = (
-                    f"task {some.task[i]} {KINDS[kind]}, {format_seconds(float(some.seconds[i]))}, {node} slot {slot}"
-                )
-                title += f", {cpus} cores" * (cpus > 1) + f", attempt {some.attempt[i]}" * bool(some.attempt[i] > 1)
-                if kind == len(KINDS) - 1:
-                    title = f"another job's {title}"
-                rows = lanes.rows_of(node, slot, cpus)
-                y, width = TOP + rows.start * high + 0.5, max(0.6, x1[i] - x0[i])
-                parts.append(_box(x0[i], y, width, len(rows) * high - 1, f"{title}, run {run}"))
-        parts.append("</g>")
+    for kind in range(len(KINDS) - 1, -1, -1):  # a failure is not to vanish behind a neighbour
+        parts += [f'<g class="{KINDS[kind]} bars">', *groups[kind], "</g>"]
     return frame.svg("gantt", "when each task ran, by node and slot", parts)
 
 
-def shades(axis: TimeAxis, lanes: Lanes, seconds: Floats, failed: Ints) -> str:
-    """How busy each row was in each bin of time, in fifths, neighbours of one shade joined; failures marked."""
+def shades(axis: TimeAxis, lanes: Lanes, seconds: Floats, ended: Ints, failed: Ints) -> str:
+    """How busy each row was in each bin of time, in fifths, neighbours of a shade joined; marked where many failed."""
     frame, high = _lane_frame(lanes)
     bins = seconds.shape[1]
     full = np.array(lanes.slots, float)[:, None] * axis.length_s / bins
@@ -251,9 +254,11 @@ def shades(axis: TimeAxis, lanes: Lanes, seconds: Floats, failed: Ints) -> str:
                 parts.append(f'<rect x="{x:.1f}" y="{y + 0.5:.1f}" width="{width:.1f}" height="{high - 1:.1f}"/>')
         parts.append("</g>")
     parts.append('<g class="failed">')
-    for row, at in np.argwhere(failed):
+    for row, at in np.argwhere((failed > 0) & (failed >= MARKED_SHARE * ended)):
         x, y = frame.x(at / bins), TOP + (row + 1) * high - 0.5 - max(2.0, high / 4)
-        title = f"{failed[row, at]:,} failed at {format_seconds((at + 0.5) / bins * axis.length_s)}"
+        title = (
+            f"{failed[row, at]:,} of {ended[row, at]:,} failed at {format_seconds((at + 0.5) / bins * axis.length_s)}"
+        )
         parts.append(_box(x, y, frame.x(1 / bins) - frame.x(0), max(2.0, high / 4), title))
     return frame.svg("gantt", "how busy each row was over time", [*parts, "</g>"])
 

@@ -14,10 +14,9 @@ import numpy as np
 
 from mpifarm.core.model import RunId, State
 from mpifarm.errors import OutputError
-from mpifarm.reporting.accounting import NAMES, Account, Accounting, Bools, Work
+from mpifarm.reporting.accounting import NAMES, Account, Accounting, Bools, Work, core_time
 from mpifarm.reporting.outputs import FINAL
 from mpifarm.reporting.text import Look, table
-from mpifarm.units import format_seconds
 
 if TYPE_CHECKING:
     from mpifarm.output.reader import RunFile
@@ -34,16 +33,32 @@ def blocks(client: Client, run: RunLine, file: RunFile) -> Iterator[tuple[Rows, 
     standing = None if run.live else _standing(client, run, file)
     for hi in range(file.rows, 0, -BLOCK_ROWS):
         lo = max(0, hi - BLOCK_ROWS)
-        rows = file.attempts(lo, hi)
+        rows = _sound(file, lo, hi)
         lost = rows["state"] == State.RETURNED
-        yield rows, lost if standing is None else lost | ~standing[lo:hi]
+        if standing is not None:
+            lost |= ~standing[lo:hi]
+        written = rows["lease"] != 0  # a full disk may have left blank ones
+        yield rows[written], lost[written]
+
+
+def in_blocks(file: RunFile) -> Iterator[Rows]:
+    """All rows, the first block first."""
+    for lo in range(0, file.rows, BLOCK_ROWS):
+        yield _sound(file, lo, lo + BLOCK_ROWS)
+
+
+def _sound(file: RunFile, lo: int, hi: int) -> Rows:
+    rows = file.attempts(lo, hi)
+    if len(rows) and rows["node"].max() >= len(file.nodes):
+        raise OutputError(f"run file {file.path} is damaged: an attempt ran on a node that it does not know")
+    return rows
 
 
 def _standing(client: Client, run: RunLine, file: RunFile) -> Bools | None:
     """By row: whether the queue took its record. None when it took all: nearly always, and told by counting."""
     final = 0
-    for lo in range(0, file.rows, BLOCK_ROWS):
-        final += int(np.count_nonzero(file.attempts(lo, lo + BLOCK_ROWS)["state"] != State.RETURNED))
+    for rows in in_blocks(file):
+        final += int(np.count_nonzero((rows["state"] != State.RETURNED) & (rows["lease"] != 0)))
     if final == run.succeeded + run.failed + run.cancelled:
         return None
     standing = np.zeros(file.rows, bool)
@@ -88,7 +103,7 @@ def accounts_text(found: dict[RunId, Account]) -> list[str]:
     rows = []
     for run, account in found.items():
         shares = [f"{share:.1f} %" for share in account.percent()]
-        rows.append([str(run), format_seconds(account.total), *shares])
+        rows.append([str(run), core_time(account.total), *shares])
     return table(["run", "core time", *NAMES], rows, "", Look()) if rows else []
 
 

@@ -6,6 +6,7 @@ Attempts stream by once and are counted into bins, so memory is flat. Must never
 from __future__ import annotations
 
 import os
+from collections.abc import Sequence
 from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
@@ -15,7 +16,7 @@ import numpy as np
 from mpifarm.errors import OutputError, UsageError
 from mpifarm.reporting.accounting import Account, Bools
 from mpifarm.reporting.binning import LOST, OTHER, Batch, Charted, Lanes, TimeAxis
-from mpifarm.reporting.history import Rows, accounting_of, blocks, work_of
+from mpifarm.reporting.history import Rows, accounting_of, blocks, in_blocks, work_of
 from mpifarm.reporting.page import Page, page_text
 from mpifarm.reporting.text import JobReport, lasted_s, printable
 
@@ -34,6 +35,8 @@ class _Source(NamedTuple):
     rows: int
     started: float
     ended: float
+    wide: bool
+    """Some attempts held more than one core."""
 
 
 def write_page(client: Client, report: JobReport, path: Path, now: float, *, force: bool) -> None:
@@ -69,12 +72,7 @@ def gather(client: Client, report: JobReport, now: float) -> Page:
     sources = [
         source for run in report.runs if (source := _source(everywhere.get(run.id, run), now, notes)) is not None
     ]
-    slots: dict[str, int] = {}
-    for source in sources:
-        for node, count in source.nodes:
-            slots[node] = max(slots.get(node, 0), count)
-    axis = TimeAxis((source.started, source.ended) for source in sources)
-    charted = Charted(axis, Lanes(slots), BARS_MAX, sum(source.rows for source in sources))
+    charted = _charted(sources)
     accounts = {}
     for source in sources:
         charted.offer(source.run.slots, source.started, source.ended)
@@ -89,8 +87,21 @@ def gather(client: Client, report: JobReport, now: float) -> Page:
     for failure in report.failures:
         task = failure.example_task
         examples.update((line.task, line) for line in client.tasks(report.job.id, ranges=[(task, task + 1)]))
-    nodes_of = {int(source.run.id): [node for node, _ in source.nodes] for source in sources}
+    nodes_of = {int(source.run.id): source.nodes for source in sources}
     return Page(report, now, charted, nodes_of, accounts, examples, notes)
+
+
+def _charted(sources: Sequence[_Source]) -> Charted:
+    """Charts with room for these runs."""
+    slots: dict[str, int] = {}
+    for source in sources:
+        for node, count in source.nodes:
+            slots[node] = max(slots.get(node, 0), count)
+    lanes = Lanes(slots)
+    one_by_one = lanes.by_slot and sum(source.rows for source in sources) <= BARS_MAX
+    if lanes.by_slot and not one_by_one:
+        lanes = Lanes(slots, wide=any(source.wide for source in sources))
+    return Charted(TimeAxis((source.started, source.ended) for source in sources), lanes, one_by_one=one_by_one)
 
 
 def _source(run: RunLine, now: float, notes: list[str]) -> _Source | None:
@@ -101,12 +112,13 @@ def _source(run: RunLine, now: float, notes: list[str]) -> _Source | None:
         return None
     try:
         with open_run(run.file) as file:
-            ends = [file.attempt(row) for row in (0, file.rows - 1) if 0 <= row < file.rows]
+            ends = [row for at in {0, file.rows - 1} if 0 <= at < file.rows and (row := file.attempt(at)).lease]
             # The clock of the run is the database's, that of attempts their node's.
             started = min([run.started, *(row.started for row in ends)])
             ended = max([run.started + lasted_s(run, now), *(row.ended for row in ends)])
             nodes = [(printable(name.encode()), max(1, slots)) for name, _, slots in file.nodes]
-            return _Source(run, nodes, file.rows, started, ended)
+            wide = any((rows["cpus"] > 1).any() for rows in in_blocks(file))
+            return _Source(run, nodes, file.rows, started, ended, wide)
     except (OutputError, OSError) as error:
         notes.append(f"The charts and the accounting know nothing of run {run.id}: {error}")
         return None

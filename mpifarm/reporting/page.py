@@ -13,8 +13,8 @@ from typing import TYPE_CHECKING, NamedTuple
 from mpifarm import __version__
 from mpifarm.core.model import RunId
 from mpifarm.reporting import charts
-from mpifarm.reporting.accounting import NAMES, Account
-from mpifarm.reporting.binning import KINDS, TIME_BINS, Charted
+from mpifarm.reporting.accounting import NAMES, Account, core_time
+from mpifarm.reporting.binning import KINDS, RATE_BINS, TIME_BINS, Charted, joined
 from mpifarm.reporting.style import STYLE
 from mpifarm.reporting.text import (
     STATES,
@@ -53,7 +53,8 @@ class Page(NamedTuple):
     report: JobReport
     now: float
     charted: Charted
-    nodes_of: dict[int, list[str]]
+    nodes_of: dict[int, list[tuple[str, int]]]
+    """(name, slots) by node number, by run."""
     accounts: dict[RunId, Account]
     examples: dict[int, TaskLine]
     notes: list[str]
@@ -109,13 +110,13 @@ def _time(page: Page) -> Iterator[str]:
         total = total.plus(account)
     which = "run" if len(page.accounts) == 1 else f"{len(page.accounts)} runs"
     yield '<section id="time"><h2>Where the core time went</h2><p class="soft">'
-    yield f"{format_seconds(total.total)} in all: every slot of the {which} from start to end, for whatever job.</p>"
+    yield f"{core_time(total.total)} in all: every slot of the {which} from start to end, for whatever job.</p>"
     yield _share(total)
     yield '<div class="scroll"><table><tr><th>share<th class="n">of all<th class="n">core time<th>what it is</tr>'
     for name, percent, seconds in zip(NAMES, total.percent(), total):
         yield f'<tr><td class="w"><span class="key {name}"></span>{name}<td class="n">{percent:.1f} %'
-        yield f'<td class="n">{format_seconds(seconds)}<td>{_MEANING[name]}</tr>'
-    yield f'<tr><td>all<td class="n">100.0 %<td class="n">{format_seconds(total.total)}<td></tr>'
+        yield f'<td class="n">{core_time(seconds)}<td>{_MEANING[name]}</tr>'
+    yield f'<tr><td>all<td class="n">100.0 %<td class="n">{core_time(total.total)}<td></tr>'
     yield "</table></div></section>\n"
 
 
@@ -135,14 +136,14 @@ def _charts(page: Page) -> Iterator[str]:
     first = f"Run time from {when(axis.parts[0][1])}"
     rest = "; the time between runs is left out, dashed lines show where." if len(axis.parts) > 1 else "."
     names = ["succeeded", "failed", "cancelled", "lost", "other jobs"]
-    layers = [charts.Layer(kind, name, row) for kind, name, row in zip(KINDS, names, busy) if row.any()]
-    legend = [(layer.style, layer.name) for layer in layers]
+    layers = [charts.Layer(*layer) for layer in zip(KINDS, names, busy)]
+    legend = [(layer.style, layer.name) for layer in layers if layer.values.any()]
     yield '<section><h2>Utilisation</h2><p class="soft">Cores that tasks held; the line is what the runs offered. '
     yield f"{first}{rest}</p>"
     offered = charted.offered.seconds()[0] / width_s
     yield _figure(charts.over_time("utilisation", "cores in use over time", "cores", axis, layers, offered), legend)
-    ended = charted.ended / width_s
-    layers = [charts.Layer(name, name, row) for name, row in zip(KINDS, ended) if row.any()]
+    ended = charted.ended / (axis.length_s / RATE_BINS)
+    layers = [charts.Layer(*layer) for layer in zip(KINDS, names, ended)]
     yield '</section>\n<section><h2>Throughput</h2><p class="soft">Tasks of this job that ended, per second.</p>'
     yield _figure(charts.over_time("throughput", "tasks ended per second", "tasks/s", axis, layers, None), [])
     yield "</section>\n"
@@ -155,28 +156,26 @@ def _charts(page: Page) -> Iterator[str]:
 
 def _by_slot(page: Page, legend: Sequence[tuple[str, str]]) -> Iterator[str]:
     charted, axis, lanes = page.charted, page.charted.axis, page.charted.lanes
-    said = []
-    if charted.bars is not None:
-        said.append("Each bar is an attempt.")
-        batches = [(run, page.nodes_of[run], batch) for run, batch in charted.bars]
-        drawn = charts.bars(axis, lanes, batches)
+    if charted.one_by_one:
+        said = "Each bar is an attempt."
+        runs = [(run, page.nodes_of[run], joined(batches)) for run, batches in charted.bars.items()]
+        drawn = charts.bars(axis, lanes, runs)
     else:
         row = "a slot" if lanes.by_slot else "a node" if lanes.nodes_each == 1 else f"{lanes.nodes_each} nodes"
-        attempts = (
-            f"{int(charted.kinds.sum()):,} attempts on {sum(lanes.slots):,} slots are too many to draw one by one:"
+        many = f"{int(charted.kinds.sum()):,} attempts on {sum(lanes.slots):,} slots"
+        said = (
+            f"{many} are too many for a bar each, so they are summed up: a row is {row}, its shade how much of it was "
+            f"busy, for whatever job, in each of {TIME_BINS} steps of time. A mark at the foot of a row: "
+            f"{100 * charts.MARKED_SHARE:.0f} % or more of the tasks that ended there then failed."
         )
-        said.append(f"{attempts} each row is {row}, the shade says how much of it was busy in each of {TIME_BINS}")
-        said.append("steps of time, in fifths, whatever job it worked for; where a task failed there is a mark.")
-        drawn = charts.shades(axis, lanes, charted.cells.seconds(), charted.failed_in)
+        drawn = charts.shades(axis, lanes, charted.cells.seconds(), charted.ended_in, charted.failed_in)
         legend = [
             ("shade1", "up to 20 % busy"),
             ("shade3", "up to 60 %"),
             ("shade5", "over 80 %"),
             ("failed", "failed"),
         ]
-    if charted.wide and lanes.by_slot:
-        said.append("A task of several cores is drawn from its first slot on; which others it held is not recorded.")
-    yield f'<section><h2>Tasks by node and slot</h2><p class="soft">{" ".join(said)}</p>'
+    yield f'<section><h2>Tasks by node and slot</h2><p class="soft">{said}</p>'
     yield _figure(drawn, legend) + "</section>\n"
 
 
@@ -236,7 +235,8 @@ def _runs(page: Page) -> Iterator[str]:
             f"{100 * busy_share(run, page.now):.0f} %",
         ]
         account = page.accounts.get(run.id)
-        yield f'<tr><td class="n">{run.id}<td>{run_state(run)}<td>{_text(f"{run.host} {run.allocation}".rstrip())}'
+        yield f'<tr><td class="n">{run.id}<td>{run_state(run)}'
+        yield f'<td class="w">{_text(f"{run.host} {run.allocation}".rstrip())}'
         yield "".join(f'<td class="n">{number}' for number in numbers)
         yield f'<td>{_share(account) if account is not None else ""}<td class="any">{_text(run.file or "")}</tr>'
     yield '</table></div><p class="note">Counts and busy are of this job; the core time is of all jobs of a run.</p>'

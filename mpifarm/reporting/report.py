@@ -15,6 +15,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING, TextIO
 
+from mpifarm.core.row import STDOUT
 from mpifarm.errors import OutputError, UsageError
 from mpifarm.reporting.advice import dsn_words, next_step, run_command
 from mpifarm.reporting.extract import Folder, extract
@@ -67,16 +68,17 @@ def report(client: Client, selector: str | None, wanted: Wanted) -> Missing:
     job, ranges = find(client, selector, wanted.ranges)
     wanted = replace(wanted, ranges=ranges)
     if ranges is None and wanted.extract is None and wanted.pattern is None:
+        if wanted.streams != (STDOUT,) or wanted.follow or wanted.where or wanted.attempt is not None:
+            raise UsageError(f"{job.name} is a whole job: say which tasks with --tasks")
         _print_job(client, job, wanted)
         return Missing([], 0)
     check_ranges(job, wanted.ranges or [])
     sys.stdout.flush()
-    out = sys.stdout.buffer
     if wanted.follow:
         from mpifarm.reporting.follow import Follower
 
         tasks = (task for lo, hi in wanted.ranges or [] for task in range(lo, hi))
-        return Follower(client, job, wanted.streams, out, tell).follow(tasks)
+        return Follower(client, job, wanted.streams, sys.stdout.buffer, tell).follow(tasks)
     return _give(client, job, wanted)
 
 

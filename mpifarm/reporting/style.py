@@ -16,7 +16,7 @@ body { margin: 0 auto; padding: 40px 24px 64px; max-width: 1060px; background: v
 h1 { font-size: 28px; font-weight: 600; letter-spacing: -0.01em; margin: 0; overflow-wrap: anywhere; }
 h2 { font-size: 17px; font-weight: 600; margin: 44px 0 2px; }
 h3 { font-size: 15px; font-weight: 600; margin: 24px 0 2px; }
-p { margin: 4px 0 12px; max-width: 76ch; }
+p { margin: 4px 0 12px; max-width: 100ch; }
 .soft, .note, .legend, figcaption { color: var(--soft); font-size: 13px; }
 .soft { overflow-wrap: anywhere; }
 .state { display: inline-block; margin-left: 12px; padding: 1px 10px; border: 1px solid; border-radius: 99px;
@@ -27,7 +27,7 @@ p { margin: 4px 0 12px; max-width: 76ch; }
 .tiles div { background: var(--paper); padding: 12px 16px; }
 .tiles dt { color: var(--soft); font-size: 13px; } .tiles dd { margin: 0; font-size: 22px; font-weight: 500; }
 .tiles .failed dd { color: var(--red); }
-figure { margin: 0; overflow-x: auto; } figure svg { display: block; width: 100%; min-width: 560px; height: auto; }
+figure { margin: 0; overflow-x: auto; } figure svg { display: block; width: 100%; min-width: 760px; height: auto; }
 .pair { display: grid; grid-template-columns: repeat(auto-fit, minmax(min(100%, 420px), 1fr)); gap: 0 24px; }
 .pair figure svg { min-width: 320px; }
 .legend { display: flex; flex-wrap: wrap; gap: 2px 18px; margin: 6px 0 0; padding: 0; list-style: none; }

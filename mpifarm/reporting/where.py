@@ -66,8 +66,8 @@ _TOKEN = re.compile(
     | (?P<text> "[^"]*" | '[^']*' )
     | (?P<word> [A-Za-z_][A-Za-z0-9_.+-]* )
     | (?P<symbol> <= | >= | != | == | [=<>~()] )
-    | (?P<end> $ ) )""",
-    re.VERBOSE | re.ASCII,
+    | (?P<end> \Z ) )""",
+    re.VERBOSE,
 )
 
 

@@ -83,6 +83,19 @@ def test_help_is_quick() -> None:
         (["report", "scan", "--stderr"], "go with --tasks"),
         (["report", "scan", "--tasks", "1", "--stderr", "--both"], "not the two of them"),
         (["report", "scan", "--force"], "--extract"),
+        (["report", "scan", "--template", "{task}.{stream}"], "--template goes with --extract"),
+        (["report", "scan", "--extract", "o", "--template", "../{task}.{stream}"], "outside of the directory"),
+        (["report", "scan", "--extract", "o", "--grep", "x"], "not the two of them"),
+        (["report", "scan", "--follow"], "--follow goes with --tasks"),
+        (["report", "scan", "--tasks", "1", "--follow", "--attempt", "all"], "--follow goes with"),
+        (["report", "scan", "--where", "task = 1"], "--where and --attempt go with"),
+        (["report", "scan", "--tasks", "1", "--attempt", "one"], "whole number from 1"),
+        (["report", "--grep", "x"], "of which job?"),
+        (["report", "scan", "--grep", "(x"], "no regular expression"),
+        (["report", "scan", "--grep", "x", "--where", "seconds > long"], "\n    seconds > long\n              ^"),
+        (["report", "scan", "--grep", "x", "--json"], "not JSON"),
+        (["tasks", "scan", "--where", "secs > 1"], "did you mean seconds?"),
+        (["tasks", "scan", "--format", "xml"], "'xml'"),
         (["report", "scam"], "no job is called scam"),
         (["tasks"], "JOB"),
         (["tasks", "scan", "--state", "dead"], "'dead'; there are waiting, pending"),
@@ -99,6 +112,12 @@ def test_a_mistake_is_said_in_one_place_with_exit_code_2(
     assert answer.out == ""
     assert "Traceback" not in answer.err
     assert client.names is None, "nothing may be queued"
+
+
+def test_a_job_that_is_called_like_a_task(typed: Typed, client: FakeClient) -> None:
+    client.all_jobs = [a_job("a.7")]
+    assert "say which tasks with --tasks" in typed("report", "a.7", "--follow").err
+    assert typed("report", "a.7").code == 0
 
 
 def test_a_queue_that_fails_has_a_code_of_its_own(

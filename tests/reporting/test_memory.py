@@ -16,12 +16,12 @@ from mpifarm.core.model import JobId, LeaseId, Limits
 from mpifarm.core.row import ROW, STDOUT, AttemptRow
 from mpifarm.output.writer import Writer
 
-TASKS = 40_000
-TEXT = b"a line of output, as tasks print them, and some more of it\n" * 32
-FLOOD = 40
+TASKS = 20_000
+TEXT = b"a line of output, as tasks print them, and some more of it\n" * 64
+FLOOD = 25
 """Times 4 MiB: the output of one more task."""
 GROWTH_MAX_KIB = 16 << 10
-"""A quarter of what is given; a leak of 400 bytes per task would be seen."""
+"""A fifth of what is given; a leak of 800 bytes per task would be seen."""
 
 PROGRAM = """
 import resource, sys
@@ -50,7 +50,7 @@ sys.exit(code)
 
 @pytest.fixture(scope="module")
 def run_file(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Of TASKS tasks: 75 MB of output, and one more task that wrote 160 MB without a newline."""
+    """Of TASKS tasks: 75 MB of output, and one more task that wrote 100 MB without a newline."""
     path = tmp_path_factory.mktemp("memory") / "run-1.h5"
     writer = Writer(path, {"run": "1"}, [("node1", 1, 1)])
     packer = ChunkPacker(Limits().chunk_bytes)

@@ -64,6 +64,8 @@ def chosen(text: str) -> list[int]:
         ('started > "2001-09-09 01:46:39+00:00" and started < 1000000001', [17, 5]),
         (" task\t=\n4 ", [4]),
         ("TASK = 4", [4]),
+        ("\x1c\N{NO-BREAK SPACE}task = 4\N{EM SPACE}\n", [4]),
+        ("\N{ZERO WIDTH SPACE}task = 4", None),
     ],
 )
 def test_what_it_means(text: str, tasks: list[int] | None) -> None:
@@ -196,6 +198,8 @@ WORDS = [
     "'",
     "\0",
     "é",
+    "\x1c",
+    "\xa0",
     "__class__",
 ]
 

@@ -1,4 +1,4 @@
-"""Farms under seeds: crashes, frozen runs, silent nodes; every task ends in exactly one outcome whose bytes are on disk.
+"""Farms under seeds, with crashes: every task ends in exactly one outcome whose bytes are on disk.
 
 A seed that ever failed is kept in seeds.txt and runs for ever.
 """

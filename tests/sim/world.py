@@ -1,9 +1,9 @@
-"""A whole farm under one seed: real machines of `mpifarm.core` and the in-memory queue, simulated processes, disks, wires.
+"""A whole farm under one seed: the machines of `mpifarm.core`, the in-memory queue, simulated processes, disks, wires.
 
-Time is a heap of events. What is random (latencies, durations, faults) comes from one `random.Random(seed)`, so a seed
-is a complete description of a history. Messages pass through encode/decode as on the wire, and keep their order per
-pair of ranks as MPI promises. Faults: a run is killed, frozen beyond its lease and thawed, told to stop; a node falls
-silent; the disk is slow.
+Time is a heap of events. What is random (latencies, durations, faults) comes from one `random.Random(seed)`, so a
+seed is a complete description of a history. Messages pass through encode/decode as on the wire, and keep their
+order per pair of ranks as MPI promises. Faults: a run is killed, frozen beyond its lease and thawed, told to stop;
+a node falls silent; the disk is slow.
 """
 
 from __future__ import annotations

@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Callable
+from pathlib import Path
 
 import pytest
+
+from tests.fix_mpi import run_ranks
 
 pytestmark = pytest.mark.mpi_outside
 
@@ -14,6 +18,17 @@ World = Callable[[int, str], None]
 @pytest.mark.parametrize("ranks", [1, 2, 5])
 def test_comm(mpi_world: World, ranks: int) -> None:
     mpi_world(ranks, "tests/world/checks_comm.py")
+
+
+def test_a_hang_ends_by_itself_and_shows_where(tmp_path: Path) -> None:
+    command = [sys.executable, "-m", "pytest", "--with-mpi", "-p", "no:cacheprovider", "tests/world/hangs.py"]
+    with pytest.raises(AssertionError) as caught:
+        run_ranks(2, command, tmp_path, deadline_s=9.0)
+    said = str(caught.value)
+    assert "no end within 9 s" in said
+    assert "rank-0.log" in said
+    assert "rank-1.log" in said
+    assert said.count("in test_hang") == 2
 
 
 def test_comm_across_nodes(mpi_world: World, monkeypatch: pytest.MonkeyPatch) -> None:
