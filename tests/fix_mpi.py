@@ -21,7 +21,7 @@ import pytest
 from mpifarm.local import find_mpiexec
 
 ROOT = Path(__file__).resolve().parent.parent
-LINES_SHOWN = 30
+LINES_SHOWN = 100
 
 # Open MPI refuses root and more ranks than cores, and binds ranks to cores, unless told otherwise.
 MPI_SETTINGS = {

@@ -17,7 +17,9 @@ from mpifarm.reporting.binning import KINDS, Batch, Histogram, Lanes, TimeAxis
 from mpifarm.reporting.text import when
 from mpifarm.units import format_bytes, format_seconds
 
-WIDTH, LEFT, RIGHT, TOP, BOTTOM = 960, 64, 12, 12, 28
+WIDTH, LEFT, RIGHT, TOP, BOTTOM = 960, 64, 12, 14, 28
+_STAMP_WIDTH = 112
+"""Of a date and time as text."""
 _TIME_STEPS_S = [
     *(m * 10.0**e for e in range(-4, 1) for m in (1, 2, 5)), 10, 15, 30, 60, 120, 300, 600, 900, 1800,
     *(3600 * h for h in (1, 2, 3, 6, 12, 24, 48, 120, 240, 480, 1200)),
@@ -89,10 +91,13 @@ class Frame(NamedTuple):
         for n in range(floor(axis.length_s / step) + 1):
             x = self.x(n * step / axis.length_s)
             yield from self.tick(x, format_seconds(n * step))
+        free_from = 0.0
         for place, started in axis.parts[1:]:
             x = self.x(place / axis.length_s)
             yield self.line(x, self.y(0), x, self.y(1), "break")
-            yield self.text(x + 4, self.y(1) + 9, when(started), "start")
+            if free_from <= x <= self.width - _STAMP_WIDTH:
+                yield self.text(x, TOP - 3, when(started), "start")
+                free_from = x + _STAMP_WIDTH
 
 
 def _round_step(least: float) -> float:
