@@ -199,7 +199,8 @@ class Accounting:
         """
         wall = float(self._ended - self._started)
         if self._last == -np.inf:
-            return Account(waiting=float(self._slots.sum()) * max(0.0, wall))
+            idle = float(self._slots.sum()) * max(0.0, wall)
+            return Account(lost=idle) if died else Account(waiting=idle)
         self._horizon[:] = -np.inf
         self._tell(_NO_EVENTS, _NO_EVENTS)
         used = ~np.isnan(self._used_from)

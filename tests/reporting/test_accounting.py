@@ -116,6 +116,7 @@ def test_after_a_death_the_end_is_lost() -> None:
     attempts = [Attempt(0, 1, 0.0, 4.0), Attempt(0, 1, 0.0, 2.0, lost=True)]
     seen = account(attempts, [2], 10.0, died=True)
     assert seen == pytest.approx(Account(task=4, lost=2 + 2 + 12))
+    assert account([], [2], 10.0, died=True) == Account(lost=20)
 
 
 def test_clocks_that_disagree_cost_no_second() -> None:

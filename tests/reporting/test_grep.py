@@ -8,7 +8,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from mpifarm import cli
@@ -20,6 +20,7 @@ from tests.reporting.rows import FakeClient, a_job, a_task
 from tests.reporting.run_files import Scribe
 
 
+@settings(deadline=None)
 @given(st.lists(st.sampled_from([b"", b"\n", b"a", b"bc\n", b"\n\nd", b"\r\n"])))
 def test_lines_do_not_depend_on_the_pieces(pieces: list[bytes]) -> None:
     whole = b"".join(pieces)

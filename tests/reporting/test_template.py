@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import PurePosixPath
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from mpifarm.errors import UsageError
@@ -81,6 +81,7 @@ PARTS = [
 ]
 
 
+@settings(deadline=None)
 @given(st.lists(st.sampled_from(PARTS), max_size=8).map("".join) | st.text())
 def test_whatever_is_written_nothing_leads_outside(text: str) -> None:
     try:

@@ -167,12 +167,14 @@ LINES = st.builds(
 )
 
 
+@settings(deadline=None)
 @given(conditions(), LINES)
 def test_it_means_what_python_means(condition: tuple[str, Any], line: TaskLine) -> None:
     text, means = condition
     assert parse_where(text)(line) == means(line)
 
 
+@settings(deadline=None)
 @given(st.sampled_from(["=", "!=", "<", "<=", ">", ">="]), st.text(st.characters(exclude_characters='"')), st.binary())
 def test_text_is_compared_as_text(sign: str, value: str, command: bytes) -> None:
     line = a_task(1, command=command)
@@ -204,7 +206,7 @@ WORDS = [
 ]
 
 
-@settings(max_examples=300)
+@settings(max_examples=300, deadline=None)
 @given(st.lists(st.sampled_from(WORDS), max_size=12).map(" ".join) | st.text(max_size=60))
 def test_anything_is_either_a_condition_or_refused(text: str) -> None:
     try:

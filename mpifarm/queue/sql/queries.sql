@@ -211,6 +211,10 @@ FROM unnest(%(lease)s, %(job)s, %(no)s) AS ended (lease, job, no)
 LEFT JOIN mpifarm.outcome
     ON outcome.job = ended.job AND outcome.no = ended.no AND outcome.lease = ended.lease
 WHERE outcome.no IS NULL
+AND NOT EXISTS (
+    SELECT FROM mpifarm.past -- recorded, and since then taken back by a retry
+    WHERE past.lease = ended.lease AND past.lo <= ended.no AND ended.no < past.hi AND past.state <> 3
+)
 UNION
 SELECT span.lease
 FROM unnest(%(span_lease)s, %(span_lo)s, %(span_hi)s) AS span (lease, lo, hi)
@@ -279,28 +283,265 @@ SELECT nextval(pg_get_serial_sequence('mpifarm.job', 'id'))::integer
 SELECT id FROM mpifarm.job WHERE name = %(name)s
 
 -- add_job --
-INSERT INTO mpifarm.job (id, name, source, cwd, total, mean_bytes)
-VALUES (%(id)s, %(name)s, %(source)s, %(cwd)s, %(total)s, %(mean_bytes)s)
+INSERT INTO mpifarm.job (id, name, source, cwd, total, mean_bytes, priority, held, tags)
+VALUES (%(id)s, %(name)s, %(source)s, %(cwd)s, %(total)s, %(mean_bytes)s, %(priority)s, %(held)s, %(tags)s)
 ON CONFLICT (name) DO NOTHING
 
 -- add_ready --
+WITH part AS (
+    SELECT %(job)s::integer AS job, p.cpus, p.time_limit_s, p.lo, p.hi
+    FROM unnest(%(cpus)s, %(time_limit_s)s, %(lo)s, %(hi)s) AS p (cpus, time_limit_s, lo, hi)
+), kept AS (
+    INSERT INTO mpifarm.shape (job, cpus, time_limit_s, lo, hi) SELECT job, cpus, time_limit_s, lo, hi FROM part
+)
 INSERT INTO mpifarm.ready (job, attempt, cpus, time_limit_s, lo, hi)
-SELECT %(job)s, 1, part.cpus, part.time_limit_s, part.lo, part.hi
-FROM unnest(%(cpus)s, %(time_limit_s)s, %(lo)s, %(hi)s) AS part (cpus, time_limit_s, lo, hi)
+SELECT job, 1, cpus, time_limit_s, lo, hi FROM part
 
 -- copy_tasks --
 COPY mpifarm.task (job, no, command, entry) FROM STDIN (FORMAT BINARY)
 
--- set_priority --
-UPDATE mpifarm.job SET priority = %(priority)s WHERE id = %(job)s
+-- make_staging --
+-- Tasks on their way in that may be known already.
+CREATE TEMPORARY TABLE staged (job integer, no integer, command bytea, entry bytea) ON COMMIT DROP
 
--- set_held --
-UPDATE mpifarm.job SET held = %(held)s WHERE id = %(job)s
+-- make_staging_shapes --
+CREATE TEMPORARY TABLE staged_shape (lo integer PRIMARY KEY, hi integer, cpus integer, time_limit_s double precision)
+ON COMMIT DROP
+
+-- make_staging_kept --
+CREATE TEMPORARY TABLE staged_kept (staged integer PRIMARY KEY, no integer NOT NULL) ON COMMIT DROP
+
+-- copy_staged --
+COPY pg_temp.staged (job, no, command, entry) FROM STDIN (FORMAT BINARY)
+
+-- add_staged_shapes --
+INSERT INTO pg_temp.staged_shape (lo, hi, cpus, time_limit_s)
+SELECT p.lo, p.hi, p.cpus, p.time_limit_s
+FROM unnest(%(cpus)s, %(time_limit_s)s, %(lo)s, %(hi)s) AS p (cpus, time_limit_s, lo, hi)
+
+-- analyze_staged --
+ANALYZE pg_temp.staged
+
+-- keep_unknown --
+-- Numbers those whose command has not succeeded in this directory yet. Digests, so that what is hashed stays small.
+INSERT INTO pg_temp.staged_kept (staged, no)
+WITH known AS MATERIALIZED (
+    SELECT DISTINCT sha256(task.command) AS digest
+    FROM mpifarm.job
+    JOIN mpifarm.outcome ON outcome.job = job.id AND outcome.state = 0
+    JOIN mpifarm.task ON task.job = outcome.job AND task.no = outcome.no
+    WHERE job.cwd = %(cwd)s
+)
+SELECT no, %(before)s + row_number() OVER (ORDER BY no)
+FROM pg_temp.staged
+WHERE NOT EXISTS (SELECT FROM known WHERE known.digest = sha256(staged.command))
+
+-- add_staged_tasks --
+WITH added AS (
+    INSERT INTO mpifarm.task (job, no, command, entry)
+    SELECT staged.job, kept.no, staged.command, staged.entry
+    FROM pg_temp.staged JOIN pg_temp.staged_kept AS kept ON kept.staged = staged.no
+    RETURNING octet_length(command) AS bytes
+)
+SELECT count(*), coalesce(sum(bytes), 0)::bigint FROM added
+
+-- add_staged_ready --
+WITH shaped AS (
+    SELECT kept.no, shape.cpus, shape.time_limit_s
+    FROM pg_temp.staged_kept AS kept
+    CROSS JOIN LATERAL (
+        SELECT cpus, time_limit_s FROM pg_temp.staged_shape AS s WHERE s.lo <= kept.staged ORDER BY s.lo DESC LIMIT 1
+    ) AS shape
+), part AS (
+    SELECT %(job)s::integer AS job, cpus, time_limit_s, min(no) AS lo, max(no) + 1 AS hi
+    FROM (
+        SELECT *, no - row_number() OVER (PARTITION BY cpus, time_limit_s ORDER BY no) AS island FROM shaped
+    ) AS numbered
+    GROUP BY cpus, time_limit_s, island
+), kept AS (
+    INSERT INTO mpifarm.shape (job, cpus, time_limit_s, lo, hi) SELECT job, cpus, time_limit_s, lo, hi FROM part
+)
+INSERT INTO mpifarm.ready (job, attempt, cpus, time_limit_s, lo, hi)
+SELECT job, 1, cpus, time_limit_s, lo, hi FROM part
+
+-- lock_adding --
+-- One submit at a time adds to a job; `set`, `retry` and `cancel` need not wait for it.
+SELECT pg_advisory_xact_lock(1836085094, %(job)s)
+
+-- job_size --
+SELECT total, cwd, name FROM mpifarm.job WHERE id = %(job)s
+
+-- grow_job --
+UPDATE mpifarm.job
+SET total = total + %(tasks)s,
+    mean_bytes = greatest(1, (mean_bytes * total + %(command_bytes)s) / (total::bigint + %(tasks)s))
+WHERE id = %(job)s
+
+-- note_submission --
+INSERT INTO mpifarm.submission (job, lo, hi, path, digest) VALUES (%(job)s, %(lo)s, %(hi)s, %(path)s, %(digest)s)
+
+-- submitted_before --
+SELECT job.name FROM mpifarm.submission JOIN mpifarm.job ON job.id = submission.job
+WHERE submission.digest = %(digest)s AND submission.path = %(path)s
+ORDER BY submission.submitted DESC, submission.lo DESC LIMIT 5
+
+-- set_job --
+UPDATE mpifarm.job
+SET priority = coalesce(%(priority)s, priority), held = coalesce(%(held)s, held), tags = tags || %(tags)s
+WHERE id = %(job)s
+
+-- lock_job --
+-- Verbs of people take turns on a job. Not FOR UPDATE, which would stop leases, whose foreign key wants the row.
+SELECT id FROM mpifarm.job WHERE id = %(job)s FOR NO KEY UPDATE
+
+-- lock_job_leases --
+-- As `lock_leases`: a record at work must be seen, and one that is sent again must see what is done here.
+SELECT id FROM mpifarm.lease WHERE job = %(job)s ORDER BY id FOR UPDATE
+
+-- lock_named_leases --
+SELECT id FROM mpifarm.lease WHERE id = ANY(%(leases)s) ORDER BY id FOR UPDATE
+
+-- retry --
+-- Outcomes become attempts of the past and their tasks ready again, some of them at a time, in order.
+WITH chosen AS MATERIALIZED (
+    SELECT no FROM mpifarm.outcome
+    WHERE job = %(job)s AND no >= %(lo)s AND no < %(hi)s AND state <> 0
+    AND state = ANY(%(states)s) AND failure = ANY(%(failures)s)
+    ORDER BY no LIMIT %(tasks_max)s
+), taken AS (
+    DELETE FROM mpifarm.outcome USING chosen WHERE outcome.job = %(job)s AND outcome.no = chosen.no
+    RETURNING outcome.job, outcome.no, outcome.lease, outcome.run, outcome.attempt, outcome.state, outcome.failure,
+        outcome.exit_code, outcome.signal
+), noted AS (
+    INSERT INTO mpifarm.past (lease, lo, hi, job, run, attempt, failure, state, exit_code, signal)
+    SELECT lease, min(no), max(no) + 1, job, run, attempt, failure, state, exit_code, signal
+    FROM (
+        SELECT *, no - row_number() OVER (
+            PARTITION BY lease, attempt, failure, state, exit_code, signal ORDER BY no
+        ) AS island
+        FROM taken
+    ) AS numbered
+    GROUP BY lease, job, run, attempt, failure, state, exit_code, signal, island
+), shaped AS (
+    SELECT taken.job, taken.no, taken.attempt, shape.cpus, shape.time_limit_s
+    FROM taken CROSS JOIN LATERAL (
+        SELECT cpus, time_limit_s FROM mpifarm.shape
+        WHERE shape.job = taken.job AND shape.lo <= taken.no ORDER BY shape.lo DESC LIMIT 1
+    ) AS shape
+), put_back AS (
+    INSERT INTO mpifarm.ready (job, attempt, cpus, time_limit_s, lo, hi)
+    SELECT job, attempt + 1, cpus, time_limit_s, min(no), max(no) + 1
+    FROM (
+        SELECT *, no - row_number() OVER (PARTITION BY attempt, cpus, time_limit_s ORDER BY no) AS island FROM shaped
+    ) AS numbered
+    GROUP BY job, attempt, cpus, time_limit_s, island
+), counted AS (
+    INSERT INTO mpifarm.tally (job, run, succeeded, failed, cancelled, returned)
+    SELECT job, run, -count(*) FILTER (WHERE state = 0), -count(*) FILTER (WHERE state = 1),
+        -count(*) FILTER (WHERE state = 2), count(*)
+    FROM taken GROUP BY job, run
+)
+SELECT count(*), coalesce(max(no), 0) FROM taken
+
+-- revive --
+-- Ranges cancelled before they were leased wait again; of a range that is wanted in part, the rest stays.
+WITH hit AS (
+    DELETE FROM mpifarm.cancelled WHERE job = %(job)s AND lo < %(hi)s AND hi > %(lo)s RETURNING *
+), kept AS (
+    INSERT INTO mpifarm.cancelled (job, lo, hi, attempt, cpus, time_limit_s, cancelled)
+    SELECT job, part.lo, part.hi, attempt, cpus, time_limit_s, cancelled
+    FROM hit CROSS JOIN LATERAL (VALUES (hit.lo, %(lo)s), (%(hi)s, hit.hi)) AS part (lo, hi)
+    WHERE part.lo < part.hi
+), put_back AS (
+    INSERT INTO mpifarm.ready (job, lo, hi, attempt, cpus, time_limit_s)
+    SELECT job, greatest(lo, %(lo)s), least(hi, %(hi)s), attempt, cpus, time_limit_s FROM hit
+)
+SELECT coalesce(sum(least(hi, %(hi)s) - greatest(lo, %(lo)s)), 0)::integer FROM hit
+
+-- cancel --
+-- A lease under way is waited for: a range that it shortened is cancelled as short as it is now.
+WITH hit AS (
+    DELETE FROM mpifarm.ready WHERE job = %(job)s AND lo < %(hi)s AND hi > %(lo)s RETURNING *
+), kept AS (
+    INSERT INTO mpifarm.ready (job, lo, hi, attempt, cpus, time_limit_s)
+    SELECT job, part.lo, part.hi, attempt, cpus, time_limit_s
+    FROM hit CROSS JOIN LATERAL (VALUES (hit.lo, %(lo)s), (%(hi)s, hit.hi)) AS part (lo, hi)
+    WHERE part.lo < part.hi
+), moved AS (
+    INSERT INTO mpifarm.cancelled (job, lo, hi, attempt, cpus, time_limit_s)
+    SELECT job, greatest(lo, %(lo)s), least(hi, %(hi)s), attempt, cpus, time_limit_s FROM hit
+)
+SELECT coalesce(sum(least(hi, %(hi)s) - greatest(lo, %(lo)s)), 0)::integer FROM hit
+
+-- counts --
+SELECT state, count(*)::integer FROM mpifarm.task_line WHERE job = %(job)s AND no >= %(lo)s AND no < %(hi)s
+GROUP BY state
+
+-- holdings --
+-- What runs hold, of one job or of all; `dead` as in `holders`.
+SELECT run.id, run.host, run.boot, run.pid, run.pid_started,
+    run.ended IS NOT NULL OR heartbeat.beat < clock_timestamp() - make_interval(secs => %(lease_s)s) AS dead,
+    extract(epoch FROM clock_timestamp() - heartbeat.beat)::double precision,
+    sum(lease.hi - lease.lo - recorded.count - returned.count)::integer
+FROM mpifarm.lease
+JOIN mpifarm.run ON run.id = lease.run
+JOIN mpifarm.heartbeat ON heartbeat.run = lease.run
+CROSS JOIN LATERAL (
+    SELECT count(*) AS count FROM (
+        SELECT outcome.lease FROM mpifarm.outcome
+        WHERE outcome.job = lease.job AND outcome.no >= lease.lo AND outcome.no < lease.hi OFFSET 0
+    ) AS o WHERE o.lease = lease.id
+) AS recorded
+CROSS JOIN LATERAL (
+    SELECT coalesce(sum(past.hi - past.lo), 0) AS count FROM mpifarm.past WHERE past.lease = lease.id
+) AS returned
+WHERE %(job)s::integer IS NULL OR lease.job = %(job)s
+GROUP BY run.id, heartbeat.run
+ORDER BY run.id
+
+-- drop_ready --
+DELETE FROM mpifarm.ready WHERE job = %(job)s
+
+-- drop_leases --
+DELETE FROM mpifarm.lease WHERE job = %(job)s
+
+-- drop_job --
+-- Foreign keys are checked at the end of the statement, when all of it is gone.
+WITH task AS (
+    DELETE FROM mpifarm.task WHERE job = %(job)s
+), shape AS (
+    DELETE FROM mpifarm.shape WHERE job = %(job)s
+), submission AS (
+    DELETE FROM mpifarm.submission WHERE job = %(job)s
+), outcome AS (
+    DELETE FROM mpifarm.outcome WHERE job = %(job)s
+), cancelled AS (
+    DELETE FROM mpifarm.cancelled WHERE job = %(job)s
+), past AS (
+    DELETE FROM mpifarm.past WHERE job = %(job)s
+), tally AS (
+    DELETE FROM mpifarm.tally WHERE job = %(job)s
+)
+DELETE FROM mpifarm.job WHERE id = %(job)s
+
+-- attempts --
+SELECT attempt, state, failure, exit_code, signal, run, extract(epoch FROM put_back)::double precision
+FROM mpifarm.past WHERE job = %(job)s AND lo <= %(no)s AND %(no)s < hi
+ORDER BY attempt, put_back
+
+-- shapes --
+SELECT lo, hi, cpus, time_limit_s FROM mpifarm.shape
+WHERE job = %(job)s AND lo < %(hi)s AND hi > %(lo)s ORDER BY lo
+
+-- ready_cpus --
+-- Pending tasks of a job by the cores they need.
+SELECT cpus, sum(hi - lo)::integer FROM mpifarm.ready
+WHERE job = %(job)s AND lo < %(hi)s AND hi > %(lo)s GROUP BY cpus ORDER BY cpus
 
 -- jobs --
 -- A task is in one place only, so those that are in no other are running.
 SELECT job.id, job.name, extract(epoch FROM job.submitted)::double precision, job.priority, job.held, job.source,
-    job.cwd, job.total, ready.count, ended.succeeded, ended.failed, ended.cancelled
+    job.cwd, job.total, job.tags, ready.count, ended.succeeded, ended.failed, ended.cancelled + before.cancelled
 FROM mpifarm.job
 CROSS JOIN LATERAL (
     SELECT coalesce(sum(hi - lo), 0)::integer AS count FROM mpifarm.ready WHERE ready.job = job.id
@@ -310,6 +551,9 @@ CROSS JOIN LATERAL (
         coalesce(sum(cancelled), 0)::integer AS cancelled
     FROM mpifarm.tally WHERE tally.job = job.id
 ) AS ended
+CROSS JOIN LATERAL (
+    SELECT coalesce(sum(hi - lo), 0)::integer AS cancelled FROM mpifarm.cancelled WHERE cancelled.job = job.id
+) AS before
 WHERE %(job)s::integer IS NULL OR job.id = %(job)s
 ORDER BY job.id
 
@@ -330,6 +574,9 @@ SELECT line.*
 FROM (
     SELECT no FROM mpifarm.outcome
     WHERE job = %(job)s AND no >= %(lo)s AND no < %(hi)s AND state <> 0
+    UNION ALL
+    SELECT generate_series(greatest(lo, %(lo)s), least(hi, %(hi)s) - 1) FROM mpifarm.cancelled
+    WHERE job = %(job)s AND lo < %(hi)s AND hi > %(lo)s
     ORDER BY no OFFSET 0
 ) AS bad
 CROSS JOIN LATERAL (
@@ -343,10 +590,16 @@ ORDER BY bad.no
 -- failures --
 SELECT kind.failure, kind.count, kind.example, outcome.exit_code, outcome.signal, outcome.tail
 FROM (
-    SELECT failure, count(*) AS count, min(no) AS example
-    FROM mpifarm.outcome WHERE job = %(job)s AND state <> 0 GROUP BY failure
+    SELECT failure, sum(count)::bigint AS count, min(example) AS example
+    FROM (
+        SELECT failure, count(*) AS count, min(no) AS example
+        FROM mpifarm.outcome WHERE job = %(job)s AND state <> 0 GROUP BY failure
+        UNION ALL
+        SELECT 8, hi - lo, lo FROM mpifarm.cancelled WHERE job = %(job)s
+    ) AS of_both
+    GROUP BY failure
 ) AS kind
-JOIN mpifarm.outcome ON outcome.job = %(job)s AND outcome.no = kind.example
+LEFT JOIN mpifarm.outcome ON outcome.job = %(job)s AND outcome.no = kind.example
 ORDER BY kind.count DESC, kind.failure
 
 -- durations --
@@ -381,6 +634,8 @@ WITH places AS (
     SELECT lo, hi FROM mpifarm.ready WHERE job = %(job)s
     UNION ALL
     SELECT no, no + 1 FROM mpifarm.outcome WHERE job = %(job)s
+    UNION ALL
+    SELECT lo, hi FROM mpifarm.cancelled WHERE job = %(job)s
     UNION ALL
     SELECT gap_lo, gap_hi FROM (
         SELECT coalesce(lag(resolved.hi) OVER in_lease, resolved.first) AS gap_lo, resolved.lo AS gap_hi
