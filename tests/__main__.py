@@ -1,8 +1,8 @@
 """All checks in one command.
 
-    python -m tests            everything but the long campaigns: style, types, pure, Postgres, MPI, whole programs
-    python -m tests fast       what needs no server and no MPI: under ten seconds
-    python -m tests torture    the long campaigns; their last result is kept in tests/torture.jsonl
+python -m tests            everything but the long campaigns: style, types, pure, Postgres, MPI, whole programs
+python -m tests fast       what needs no server and no MPI: under ten seconds
+python -m tests torture    the long campaigns; their last result is kept in tests/torture.jsonl
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ STYLE = [
     ["ruff", "format", "--check", "--quiet", "."],
     ["mypy"],
 ]
-NEED_SERVERS = "postgres or mpi or mpi_outside or torture"
+NOT_FAST = "postgres or mpi or mpi_outside or slow or torture"
 
 
 def _tool(name: str) -> str:
@@ -43,7 +43,7 @@ def main(words: list[str]) -> int:
     pytest = [sys.executable, "-m", "pytest", "-q"]
     style = [(command[0], [_tool(command[0]), *command[1:]]) for command in STYLE]
     steps = {
-        "fast": [*style, ("pure tests", [*pytest, "-m", f"not ({NEED_SERVERS})", *words[1:]])],
+        "fast": [*style, ("pure tests", [*pytest, "-m", f"not ({NOT_FAST})", *words[1:]])],
         "all": [*style, ("tests", [*pytest, "-m", "not torture", *words[1:]])],
         "torture": [("long campaigns", [*pytest, "-m", "torture", *words[1:]])],
     }

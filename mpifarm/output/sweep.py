@@ -1,6 +1,6 @@
 """Proves or refutes every attempt of a run file in one pass: tables and byte pool are read once, in their order.
 
-Extents stand in the order of the pool, rows in the order of their last extents. So one cursor runs along `extents`, adds
+Extents stand in the order of the pool, rows in that of their last extents. So one cursor runs along `extents`, adds
 each piece to the length and CRC-32 of the stream it belongs to, and what a row promises is compared when the cursor has
 reached the row's end. Kept meanwhile are the streams of attempts without a row so far: as many as ran at once.
 A row found right here is one that `mpifarm.output.reader` gives back right. Must never import psycopg or h5py.

@@ -1,4 +1,5 @@
-"""The queue as people use it: submit jobs, look at them. For `cli` and `report`; a run uses `queue.postgres`.
+"""The queue as people use it: submit jobs, change them, look at them. For `cli` and `report`; a run uses
+`queue.postgres`. How jobs are changed stands in `queue.changes`.
 
 Imports psycopg. Memory stays flat whatever the number of tasks, in both directions.
 """
@@ -11,13 +12,16 @@ from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from pathlib import PurePath
 from typing import Any
 
-from mpifarm.core.model import FailureClass, JobId, Limits, Shape, TaskText
+from psycopg.types.json import Jsonb
+
+from mpifarm.core.model import FailureClass, JobId, Limits, Shape, State, TaskText
 from mpifarm.errors import UsageError
+from mpifarm.queue.changes import Changes
 from mpifarm.queue.connection import Connection, Database
 from mpifarm.queue.dsn import Dsn
-from mpifarm.queue.lines import FailureLine, JobSummary, RunLine, TaskLine
+from mpifarm.queue.lines import FailureLine, JobSummary, PastAttempt, RunLine, Submitted, TaskLine, Terms
 from mpifarm.queue.liveness import surely_gone
-from mpifarm.queue.loading import Loading
+from mpifarm.queue.loading import Loading, Screening
 from mpifarm.queue.statements import queries
 
 __all__ = ["Client", "FailureLine", "JobSummary", "RunLine", "TaskLine"]
@@ -28,14 +32,13 @@ _FAILURES = {failure.value: failure.name.lower() for failure in FailureClass}
 _BAD = frozenset(("failed", "cancelled"))
 _STATES = ("pending", "running", "succeeded", "failed", "cancelled")
 _NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.+-]{0,99}")
+_TAKEN_WORDS = ("last", "all")
+"""They choose jobs."""
 _ROWS_AT_ONCE = 2000
 
 
-class Client:
+class Client(Changes):
     """A connection to the queue; a context manager."""
-
-    def __init__(self, database: Database) -> None:
-        self._database = database
 
     @classmethod
     def connect(cls, dsn: Dsn) -> Client:
@@ -51,7 +54,7 @@ class Client:
     def close(self) -> None:
         self._database.close()
 
-    # --- changing --------------------------------------------------------------------------------------------
+    # --- submitting ------------------------------------------------------------------------------------------
 
     def submit(
         self,
@@ -61,44 +64,45 @@ class Client:
         parts: Iterable[tuple[Shape, list[TaskText]]],
         progress: Callable[[int], None] | None = None,
     ) -> JobSummary:
-        """A new job of all tasks in `parts`, in one transaction: it appears whole or not at all. `progress` is told
-        how many tasks were sent so far. Raises UsageError for a taken name, a bad command, or no tasks."""
-        if name is not None:
-            _check_name(name)
+        """A new job of all tasks in `parts`: see `submit_on`."""
+        job = self.submit_on(Terms(name), source, cwd, parts, progress).job
+        assert job is not None
+        return job
+
+    def submit_on(
+        self,
+        terms: Terms,
+        source: str,
+        cwd: bytes,
+        parts: Iterable[tuple[Shape, list[TaskText]]],
+        progress: Callable[[int], None] | None = None,
+    ) -> Submitted:
+        """A new job of the tasks in `parts`, or more tasks of a job, in one transaction: they appear whole or not at
+        all. `progress` is told how many tasks were sent so far. Raises UsageError for a taken name, another directory
+        than that of the job, a bad command, or no tasks."""
+        if terms.name is not None:
+            _check_name(terms.name)
         with self._database.using() as connection:
-            if name is not None and connection.execute(SQL["job_named"], {"name": name}).fetchone():
-                raise _taken(name)
+            if terms.name is not None and connection.execute(SQL["job_named"], {"name": terms.name}).fetchone():
+                raise _taken(terms.name)
             with connection.transaction():
-                job = JobId(_one(connection, "new_job_id", {}))
-                loading = Loading(connection, job)
-                loading.load(parts, progress)
-                if loading.tasks == 0:
-                    raise UsageError(f"{source or 'the job'}: no tasks; nothing was submitted")
-                # Last, so that a submit that takes minutes keeps its name from nobody meanwhile.
-                row = {
-                    "id": job,
-                    "source": source,
-                    "cwd": cwd,
-                    "total": loading.tasks,
-                    "mean_bytes": max(1.0, loading.command_bytes / loading.tasks),
-                }
-                for candidate in [name] if name is not None else _names(source):
-                    if connection.execute(SQL["add_job"], {**row, "name": candidate}).rowcount:
-                        break
+                job, before = terms.job, 0
+                if job is None:
+                    job = JobId(_one(connection, "new_job_id", {}))
                 else:
-                    raise _taken(name or source)
-                loading.make_ready()
-            return self._summaries(connection, job)[0]
-
-    def set_priority(self, job: JobId, priority: int) -> None:
-        """Higher ones are leased first."""
-        with self._database.using() as connection:
-            connection.execute(SQL["set_priority"], {"job": job, "priority": priority})
-
-    def set_held(self, job: JobId, held: bool) -> None:
-        """A held job is not leased from; what runs goes on."""
-        with self._database.using() as connection:
-            connection.execute(SQL["set_held"], {"job": job, "held": held})
+                    connection.execute(SQL["lock_adding"], {"job": job})
+                    before = _size(connection, job, cwd)
+                loading = Screening(connection, job, before, cwd) if terms.dedupe else Loading(connection, job, before)
+                loading.load(parts, progress)
+                if loading.tasks + loading.skipped == 0:
+                    raise UsageError(f"{source or 'the job'}: no tasks; nothing was submitted")
+                earlier: tuple[str, ...] = ()
+                if loading.tasks:
+                    _put_job(connection, terms, source, cwd, job, loading)
+                    loading.make_ready()
+                    earlier = _note_file(connection, terms, job, before, loading.tasks)
+            summary = self._summaries(connection, job)[0] if loading.tasks or before else None
+            return Submitted(summary, loading.tasks, loading.skipped, earlier)
 
     # --- looking ---------------------------------------------------------------------------------------------
 
@@ -140,6 +144,35 @@ class Client:
                 for task, state, failure, *rest in cursor:
                     yield TaskLine(task, state, _FAILURES[failure or 0] if failure is not None else "", *rest)
 
+    def counts(self, job: JobId, ranges: Sequence[tuple[int, int]]) -> dict[str, int]:
+        """How many of these tasks are in which state; for a whole job, `find` costs less."""
+        counts = dict.fromkeys(_STATES, 0)
+        with self._database.using() as connection:
+            for lo, hi in _disjoint(ranges):
+                for state, count in connection.execute(SQL["counts"], {"job": job, "lo": lo, "hi": hi}):
+                    counts[state] += count
+        return counts
+
+    def attempts(self, job: JobId, task: int) -> list[PastAttempt]:
+        """The attempts of a task that do not count, in order."""
+        with self._database.using() as connection:
+            rows = connection.execute(SQL["attempts"], {"job": job, "no": task}).fetchall()
+        return [
+            PastAttempt(attempt, State(state).name.lower() if State(state).final else None, _FAILURES[failure], *rest)
+            for attempt, state, failure, *rest in rows
+        ]
+
+    def shapes(self, job: JobId, lo: int = 1, hi: int = 2**31 - 1) -> list[tuple[int, int, Shape]]:
+        """What the tasks from `lo` to `hi` need, as half-open ranges in order."""
+        with self._database.using() as connection:
+            rows = connection.execute(SQL["shapes"], {"job": job, "lo": lo, "hi": hi})
+            return [(first, end, Shape(cpus, limit_s)) for first, end, cpus, limit_s in rows]
+
+    def pending_cpus(self, job: JobId, lo: int = 1, hi: int = 2**31 - 1) -> dict[int, int]:
+        """Pending tasks by the cores they need; ranges that reach over `lo` or `hi` count whole."""
+        with self._database.using() as connection:
+            return dict(connection.execute(SQL["ready_cpus"], {"job": job, "lo": lo, "hi": hi}).fetchall())
+
     def failures(self, job: JobId) -> list[FailureLine]:
         """What went wrong, the most frequent first."""
         with self._database.using() as connection:
@@ -173,7 +206,8 @@ class Client:
 
 
 def _summary(*row: Any) -> JobSummary:
-    number, name, submitted, priority, held, source, cwd, total, pending, succeeded, failed, cancelled = row
+    number, name, submitted, priority, held, source, cwd, total, tags, *ended = row
+    pending, succeeded, failed, cancelled = ended
     # Every task is in one place: what is neither ready nor recorded is leased.
     running = total - pending - succeeded - failed - cancelled
     if running:
@@ -183,13 +217,64 @@ def _summary(*row: Any) -> JobSummary:
     else:
         state = "failed" if failed else "cancelled" if cancelled else "succeeded"
     counts = (total, 0, pending, running, succeeded, failed, cancelled)
-    return JobSummary(JobId(number), name, state, submitted, priority, held, source, cwd, *counts)
+    return JobSummary(
+        JobId(number), name, state, submitted, priority, held, source, cwd, *counts, tuple(sorted(tags.items()))
+    )
+
+
+def _size(connection: Connection, job: JobId, cwd: bytes) -> int:
+    """Tasks of a job to which others are added from a directory. Raises UsageError."""
+    row = connection.execute(SQL["job_size"], {"job": job}).fetchone()
+    if row is None:
+        raise UsageError(f"job {job} is gone; nothing was submitted")
+    total, its_cwd, name = row
+    if its_cwd != cwd:
+        there = its_cwd.decode("utf-8", "backslashreplace")
+        raise UsageError(
+            f"the tasks of {name} start in {there}, and this is another directory: submit from there,"
+            " or make a job of its own; nothing was submitted"
+        )
+    return int(total)
+
+
+def _put_job(connection: Connection, terms: Terms, source: str, cwd: bytes, job: JobId, loading: Loading) -> None:
+    """The row of the job: last, so that a submit that takes minutes keeps its name from nobody meanwhile."""
+    if terms.job is not None:
+        grown = {"job": job, "tasks": loading.tasks, "command_bytes": loading.command_bytes}
+        if not connection.execute(SQL["grow_job"], grown).rowcount:
+            raise UsageError(f"job {job} is gone; nothing was submitted")
+        return
+    row = {
+        "id": job,
+        "source": source,
+        "cwd": cwd,
+        "total": loading.tasks,
+        "mean_bytes": max(1.0, loading.command_bytes / loading.tasks),
+        "priority": terms.priority,
+        "held": terms.held,
+        "tags": Jsonb(dict(terms.tags)),
+    }
+    for candidate in [terms.name] if terms.name is not None else _names(source):
+        if connection.execute(SQL["add_job"], {**row, "name": candidate}).rowcount:
+            return
+    raise _taken(terms.name or source)
+
+
+def _note_file(connection: Connection, terms: Terms, job: JobId, before: int, tasks: int) -> tuple[str, ...]:
+    """Remember which file brought these tasks; the jobs that it brought tasks to before."""
+    if terms.path is None or terms.digest is None:
+        return ()
+    file = {"path": terms.path, "digest": terms.digest()}
+    jobs = [name for (name,) in connection.execute(SQL["submitted_before"], file)]
+    place = {"job": job, "lo": before + 1, "hi": before + tasks + 1}
+    connection.execute(SQL["note_submission"], file | place)
+    return tuple(jobs)
 
 
 def _names(source: str) -> Iterator[str]:
     """Names made from where the tasks came from: tasks.txt is tasks, then tasks-2, tasks-3 ..."""
     stem = re.sub(r"[^A-Za-z0-9_.+-]+", "-", PurePath(source).stem).strip("-.+")[:80]
-    if not stem or stem.isdigit() or stem == "last":
+    if not stem or stem.isdigit() or stem in _TAKEN_WORDS:
         stem = f"job-{stem}" if stem else "job"
     yield stem
     for number in range(2, 1_000_000):
@@ -197,9 +282,10 @@ def _names(source: str) -> Iterator[str]:
 
 
 def _check_name(name: str) -> None:
-    if name.isdigit() or name == "last" or not _NAME.fullmatch(name):
+    if name.isdigit() or name in _TAKEN_WORDS or not _NAME.fullmatch(name):
         raise UsageError(
-            f"{name!r} cannot be the name of a job: letters, digits and _ . + - make one; digits alone or `last` do not"
+            f"{name!r} cannot be the name of a job: letters, digits and _ . + - make one;"
+            " digits alone, `last` and `all` do not"
         )
 
 

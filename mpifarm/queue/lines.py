@@ -1,10 +1,64 @@
-"""What the queue tells people: one kind of row each for jobs, tasks, runs and failures. Plain data, never psycopg."""
+"""What people tell the queue and it tells them: one kind of row each for jobs, tasks, attempts, runs and failures.
+Plain data, never psycopg."""
 
 from __future__ import annotations
 
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
 from typing import NamedTuple
 
 from mpifarm.core.model import JobId, RunId
+
+
+@dataclass(frozen=True, slots=True)
+class Terms:
+    """On what terms tasks are submitted."""
+
+    name: str | None = None
+    """Of a new job; None: made from the source."""
+    job: JobId | None = None
+    """The job they are added to, which keeps its own priority, hold and tags."""
+    priority: int = 0
+    held: bool = False
+    tags: Mapping[str, str] = field(default_factory=dict)
+    dedupe: bool = False
+    """Leave out commands that have succeeded in this directory, in whatever job."""
+    path: bytes | None = None
+    """Of the file they come from; None: from no file."""
+    digest: Callable[[], bytes] | None = None
+    """Of that file, asked for after the last task."""
+
+
+class Submitted(NamedTuple):
+    """What a submit did. `job` is None when no task was left for a new one."""
+
+    job: JobSummary | None
+    tasks: int
+    skipped: int
+    before: tuple[str, ...] = ()
+    """Jobs that the same file with the same content was submitted to, the last first."""
+
+
+class PastAttempt(NamedTuple):
+    """An attempt that does not count. `state` None: given back, never started when `failure` is none."""
+
+    attempt: int
+    state: str | None
+    failure: str
+    exit_code: int | None
+    signal: int | None
+    run: RunId
+    ended: float
+
+
+class Holding(NamedTuple):
+    """What a run holds under leases; `beat_age_s`: how long ago it last renewed them."""
+
+    run: RunId
+    host: str
+    dead: bool
+    beat_age_s: float
+    tasks: int
 
 
 class JobSummary(NamedTuple):
@@ -25,6 +79,7 @@ class JobSummary(NamedTuple):
     succeeded: int
     failed: int
     cancelled: int
+    tags: tuple[tuple[str, str], ...] = ()
 
 
 class TaskLine(NamedTuple):

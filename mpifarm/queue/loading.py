@@ -1,5 +1,8 @@
 """Loads the tasks of one submit: binary COPY out of buffers packed here, ready ranges beside it.
 
+`Loading` sends them straight to their table; `Screening` by way of temporary ones, where those that have succeeded
+before are left out.
+
 Part of `queue.client`. Nothing is kept but one buffer and the ranges of the COPY under way, so ten million tasks take
 no more memory than ten thousand, also when every line has another shape.
 """
@@ -32,13 +35,17 @@ TASKS_MAX = 2**31 - 2
 
 
 class Loading:
-    """One job on its way in, inside the caller's transaction."""
+    """Tasks of one job on their way in, inside the caller's transaction. `before`: tasks the job has already."""
 
-    def __init__(self, connection: Connection, job: JobId) -> None:
+    _COPY, _ADD_RANGES = SQL["copy_tasks"], SQL["add_ready"]
+
+    def __init__(self, connection: Connection, job: JobId, before: int = 0) -> None:
         self._connection = connection
         self._job = job
+        self._before = before
         self._ranges: list[tuple[Shape, int, int]] = []
         self.tasks = 0
+        self.skipped = 0
         self.command_bytes = 0
 
     def load(
@@ -47,7 +54,7 @@ class Loading:
         """Raises UsageError for a command that cannot be run."""
         pieces = self._pieces(parts)
         for piece in pieces:
-            with self._connection.cursor().copy(SQL["copy_tasks"]) as copy:
+            with self._connection.cursor().copy(self._COPY) as copy:
                 copy.write(_HEADER + piece)
                 while len(self._ranges) <= _RANGES_MAX and (following := next(pieces, None)) is not None:
                     copy.write(following)
@@ -71,7 +78,7 @@ class Loading:
             "lo": Int4s([lo for _, lo, _ in ranges]),
             "hi": Int4s([hi for _, _, hi in ranges]),
         }
-        self._connection.execute(SQL["add_ready"], values)
+        self._connection.execute(self._ADD_RANGES, values)
 
     def _pieces(self, parts: Iterable[tuple[Shape, list[TaskText]]]) -> Iterator[bytes]:
         """Rows for COPY, many at once; counts as it goes."""
@@ -86,7 +93,7 @@ class Loading:
             yield b"".join(rows)
 
     def _append(self, shape: Shape, texts: list[TaskText], rows: list[bytes]) -> None:
-        pack, job, first = _ROW.pack, self._job, self.tasks + 1
+        pack, job, first = _ROW.pack, self._job, self._before + self.tasks + 1
         for no, (command, entry) in enumerate(texts, first):
             if b"\0" in command:
                 raise UsageError(f"task {no}: its command holds a NUL byte, which no command line can")
@@ -95,9 +102,37 @@ class Loading:
             rows.append(pack(4, 4, job, 4, no, size) + command)
             rows.append(_NULL if entry is None else _LENGTH.pack(len(entry)) + entry)
         self.tasks += len(texts)
-        if self.tasks > TASKS_MAX:
+        end = first + len(texts)
+        if end > TASKS_MAX + 1:
             raise UsageError(f"a job holds {TASKS_MAX:,} tasks at most")
         if self._ranges and self._ranges[-1][0] == shape:
-            self._ranges[-1] = (shape, self._ranges[-1][1], self.tasks + 1)
+            self._ranges[-1] = (shape, self._ranges[-1][1], end)
         elif texts:
-            self._ranges.append((shape, first, self.tasks + 1))
+            self._ranges.append((shape, first, end))
+
+
+class Screening(Loading):
+    """Leaves out the commands that have succeeded in the directory `cwd`; those that stay are numbered without gaps."""
+
+    _COPY, _ADD_RANGES = SQL["copy_staged"], SQL["add_staged_shapes"]
+
+    def __init__(self, connection: Connection, job: JobId, before: int, cwd: bytes) -> None:
+        super().__init__(connection, job, before)
+        self._cwd = cwd
+        for statement in ("make_staging", "make_staging_shapes", "make_staging_kept"):
+            connection.execute(SQL[statement])
+
+    def load(
+        self, parts: Iterable[tuple[Shape, list[TaskText]]], progress: Callable[[int], None] | None = None
+    ) -> None:
+        super().load(parts, progress)
+        self._flush_ranges(keep=0)
+        self._connection.execute(SQL["analyze_staged"])
+        self._connection.execute(SQL["keep_unknown"], {"cwd": self._cwd, "before": self._before})
+        row = self._connection.execute(SQL["add_staged_tasks"]).fetchone()
+        assert row is not None
+        sent, (self.tasks, self.command_bytes) = self.tasks, row
+        self.skipped = sent - self.tasks
+
+    def make_ready(self) -> None:
+        self._connection.execute(SQL["add_staged_ready"], {"job": self._job})

@@ -16,9 +16,10 @@ from mpifarm.errors import QueueError, QueueUnreachable
 from mpifarm.queue.arrays import Byteas, Float4s, Float8s, Int2s, Int4s, Int8s
 from mpifarm.queue.connection import Connection, Database
 from mpifarm.queue.dsn import Dsn
-from mpifarm.queue.liveness import process_started, surely_gone
+from mpifarm.queue.liveness import process_started
 from mpifarm.queue.ranges import RANGES_MAX, SILENT_S, Returned, check_batch, merged
 from mpifarm.queue.statements import queries
+from mpifarm.queue.taking_back import dead_runs, put_back
 
 SQL = queries()
 # CPU of the server per row, in microseconds, for batches of 1000 and 5000 (PostgreSQL 18): with ON CONFLICT 4.9 and
@@ -26,7 +27,6 @@ SQL = queries()
 # in Python for that; conflicts are rare enough to be met by trying again.
 _RECORD_NEW = SQL["record"].replace(b" ON CONFLICT (job, no) DO NOTHING", b"")
 _LEASE_WAITING = SQL["lease"].replace(b" SKIP LOCKED", b"")
-_LOCK_WAITING = SQL["lock_leases"].replace(b" SKIP LOCKED", b"")
 
 
 class PostgresQueue:
@@ -36,6 +36,7 @@ class PostgresQueue:
         self._database = database
         self._last_lease = 0  # the youngest that was answered
         self._answer_lost = False  # a lease was asked for and no answer came
+        self._record_lost = False  # the same of a record
 
     @classmethod
     def connect(cls, dsn: Dsn) -> PostgresQueue:
@@ -75,17 +76,16 @@ class PostgresQueue:
     def close_run(self, run: RunId) -> None:
         with self._database.using() as connection, connection.transaction():
             connection.execute(SQL["end_run"], {"run": run})
-            _put_back(connection, _LOCK_WAITING, [run])
+            put_back(connection, [run], waiting=True)
             connection.execute(SQL["fold_tally"], {"run": run})
 
     def expire(self, lease_s: float) -> int:
         with self._database.using() as connection:
-            holders = connection.execute(SQL["holders"], {"lease_s": lease_s}).fetchall()
-            dead = [run for run, *process, dead in holders if dead or surely_gone(*process)]
+            dead = dead_runs(connection, lease_s)
             if not dead:
                 return 0
             with connection.transaction():
-                return _put_back(connection, SQL["lock_leases"], dead)
+                return put_back(connection, dead)
 
     # --- lease -----------------------------------------------------------------------------------------------
 
@@ -151,24 +151,44 @@ class PostgresQueue:
             **_outcome_columns(batch),
             **_span_columns(returned),
         }
-        with self._database.using() as connection:
+        try:
+            with self._database.using() as connection:
+                held = self._write(connection, values)
+                self._record_lost = False
+                return self._late(connection, batch, returned, leases.difference(held))
+        except QueueUnreachable:
+            self._record_lost = True
+            raise
+
+    def _write(self, connection: Connection, values: dict[str, Any]) -> list[int]:
+        """Send a batch, which may have been sent before. Returns the leases that it named and that still are."""
+        if not self._record_lost:
             try:
-                held = connection.execute(_RECORD_NEW, values, prepare=True).fetchall()
-            except UniqueViolation:  # sent before, and the answer was lost
-                held = connection.execute(SQL["record"], values).fetchall()
-            gone = leases.difference(lease for (lease,) in held)
-            if not gone:
-                return frozenset()
-            # A statement of its own: it must see what the same batch, sent before, committed meanwhile.
-            rows = [row for row, _, _ in batch.outcomes if row.lease in gone]
-            spans = [pair for pair in returned if pair[0].lease in gone]
-            named = {
-                "lease": Int8s([row.lease for row in rows]),
-                "job": Int4s([row.job for row in rows]),
-                "no": Int4s([row.task for row in rows]),
-                **_span_columns(spans),
-            }
-            return frozenset(LeaseId(lease) for (lease,) in connection.execute(SQL["unrecorded"], named))
+                return [lease for (lease,) in connection.execute(_RECORD_NEW, values, prepare=True)]
+            except UniqueViolation:
+                pass
+        # What was recorded before may have been taken back meanwhile by a retry, which locks the leases as well: the
+        # statement after the locks sees one or the other.
+        with connection.transaction():
+            connection.execute(SQL["lock_named_leases"], {"leases": values["leases"]})
+            return [lease for (lease,) in connection.execute(SQL["record"], values)]
+
+    def _late(
+        self, connection: Connection, batch: Batch, returned: list[Returned], gone: set[LeaseId]
+    ) -> frozenset[LeaseId]:
+        """Of leases that are gone: those of which something in the batch is not recorded."""
+        if not gone:
+            return frozenset()
+        # A statement of its own: it must see what the same batch, sent before, committed meanwhile.
+        rows = [row for row, _, _ in batch.outcomes if row.lease in gone]
+        spans = [pair for pair in returned if pair[0].lease in gone]
+        named = {
+            "lease": Int8s([row.lease for row in rows]),
+            "job": Int4s([row.job for row in rows]),
+            "no": Int4s([row.task for row in rows]),
+            **_span_columns(spans),
+        }
+        return frozenset(LeaseId(lease) for (lease,) in connection.execute(SQL["unrecorded"], named))
 
 
 def _outcome_columns(batch: Batch) -> dict[str, object]:
@@ -199,12 +219,6 @@ def _span_columns(returned: list[Returned]) -> dict[str, object]:
         "span_attempt": Int2s([span.attempt for span, _ in returned]),
         "span_failure": Int2s([failure for _, failure in returned]),
     }
-
-
-def _put_back(connection: Connection, lock: bytes, runs: list[RunId]) -> int:
-    """Return what the leases of these runs still own. Inside a transaction."""
-    leases = [lease for (lease,) in connection.execute(lock, {"runs": Int4s(runs)})]
-    return _number(connection, "put_back", {"leases": Int8s(leases)}) if leases else 0
 
 
 def _number(connection: Connection, name: str, values: dict[str, Any]) -> int:

@@ -113,7 +113,13 @@ def _copied(wheel: Path, install: str, folder: Path) -> Path:
     copy = folder / f"programs-{int(wheel.stat().st_mtime)}"
     if not copy.exists():
         new = folder / f"programs-{os.getpid()}.new"
-        new.mkdir(parents=True)
+        try:
+            new.mkdir(parents=True)
+        except OSError as error:
+            raise SiteError(
+                f"the embedded server's programs cannot be copied to {folder}: {error.strerror};"
+                " set MPIFARM_PG_DIR to a directory that can be made and written"
+            ) from None
         for mode_of in (new, folder):
             mode_of.chmod(0o711)
         # The programs look for their libraries in ../../../NAME.libs and for the rest beside themselves.

@@ -6,8 +6,12 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
+import pytest
+
 from mpifarm.core.model import FailureClass, JobId, LeaseId, Limits, Span, State
 from tests.launch.node import OneNode, until
+
+pytestmark = pytest.mark.slow
 
 Make = Callable[..., OneNode]
 

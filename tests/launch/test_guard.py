@@ -14,6 +14,8 @@ import pytest
 
 from tests.launch.node import OneNode, lives, until
 
+pytestmark = pytest.mark.slow
+
 ROOT = Path(__file__).resolve().parents[2]
 
 

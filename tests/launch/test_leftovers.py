@@ -10,6 +10,8 @@ import pytest
 
 from tests.launch.node import OneNode, lives, until
 
+pytestmark = pytest.mark.slow
+
 Make = Callable[..., OneNode]
 
 DAEMON = """

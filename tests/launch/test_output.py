@@ -7,7 +7,11 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
+import pytest
+
 from tests.launch.node import OneNode, until
+
+pytestmark = pytest.mark.slow
 
 Make = Callable[..., OneNode]
 

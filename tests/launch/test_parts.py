@@ -15,6 +15,8 @@ from mpifarm.launch.guard import Children
 from mpifarm.launch.link import Link
 from mpifarm.launch.memory_killer import MemoryKiller
 
+pytestmark = pytest.mark.slow
+
 
 def pair() -> tuple[Link, Link]:
     one, two = socket.socketpair()

@@ -17,6 +17,8 @@ from mpifarm.launch.environ import Environment
 from mpifarm.launch.spawning import FileActions, spawn
 from tests.launch.node import OneNode
 
+pytestmark = pytest.mark.slow
+
 Make = Callable[..., OneNode]
 
 

@@ -18,6 +18,8 @@ from mpifarm.core.row import STDOUT
 from mpifarm.output.reader import open_run
 from tests.output.gather import assert_seeded
 
+pytestmark = pytest.mark.slow
+
 DEADLINE_S = 30.0
 
 

@@ -21,6 +21,8 @@ from mpifarm.output.reader import open_run
 from mpifarm.output.writer import RESERVE_BYTES
 from tests.output.gather import append_seeded, assert_seeded, new_writer, open_as_killed
 
+pytestmark = pytest.mark.slow
+
 
 def test_an_existing_file_is_never_overwritten(tmp_path: Path) -> None:
     path = tmp_path / "run.h5"

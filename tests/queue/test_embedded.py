@@ -290,7 +290,7 @@ def in_child(work: Callable[[], None]) -> None:
 def test_as_an_ordinary_user(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Run by root, the test becomes an ordinary user first; run by one, it is one."""
     user = pwd.getpwnam("nobody")
-    found = programs.find_programs(folder / "data", folder)
+    found = programs.find_programs(folder / "data", folder.with_name("programs"))
     monkeypatch.setattr(embedded, "find_programs", lambda *_: programs.Programs(found.bin, found.major, None))
 
     def work() -> None:

@@ -16,6 +16,8 @@ from mpifarm.core.model import JobId, LeaseId, Limits
 from mpifarm.core.row import ROW, STDOUT, AttemptRow
 from mpifarm.output.writer import Writer
 
+pytestmark = pytest.mark.slow
+
 TASKS = 20_000
 TEXT = b"a line of output, as tasks print them, and some more of it\n" * 64
 FLOOD = 25

@@ -18,8 +18,14 @@ KEPT = [
 ]
 
 
-@pytest.mark.parametrize("seed", [*range(100), *KEPT])
+@pytest.mark.parametrize("seed", [*range(30), *KEPT])
 def test_history(seed: int) -> None:
+    World(seed).run()
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("seed", range(30, 200))
+def test_more_histories(seed: int) -> None:
     World(seed).run()
 
 

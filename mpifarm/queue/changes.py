@@ -1,0 +1,157 @@
+"""How people change jobs that are in the queue. The part of `queue.client` that is not submit; imports psycopg.
+
+Nothing is done per task where a range will do. Verbs of people take turns on a job by locking its row; what they meet
+of runs is settled by the locks of ready ranges and leases (see sql/queries.sql). Afterwards every task is in exactly
+one place, whatever ran at the same time.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Mapping, Sequence
+
+from psycopg.types.json import Jsonb
+
+from mpifarm.core.model import FailureClass, JobId, Limits, RunId, State
+from mpifarm.errors import UsageError
+from mpifarm.queue.arrays import Int2s
+from mpifarm.queue.connection import Connection, Database
+from mpifarm.queue.lines import Holding
+from mpifarm.queue.liveness import surely_gone
+from mpifarm.queue.statements import queries
+from mpifarm.queue.taking_back import dead_runs, put_back
+
+SQL = queries()
+_RERUN = SQL["retry"].replace(b" AND state <> 0", b"")
+
+EVERYTHING = ((1, 2**31 - 1),)
+"""All tasks of a job, as ranges."""
+
+SLICE_TASKS = 100_000
+"""Outcomes taken back in one transaction: leases of the job wait as long as that takes, about a second."""
+
+Ranges = Sequence[tuple[int, int]]
+"""Task numbers, half-open."""
+
+
+class Changes:
+    """The verbs that change jobs, on a connection of their own."""
+
+    def __init__(self, database: Database) -> None:
+        self._database = database
+
+    def set_job(
+        self,
+        job: JobId,
+        *,
+        priority: int | None = None,
+        held: bool | None = None,
+        tags: Mapping[str, str] | None = None,
+    ) -> None:
+        """Change what is not None; one row, whatever the number of tasks. Tags are added to those there are. Jobs of a
+        higher priority are leased first; a held job is not leased from, and what runs goes on."""
+        values = {"job": job, "priority": priority, "held": held, "tags": Jsonb(dict(tags or {}))}
+        with self._database.using() as connection:
+            connection.execute(SQL["set_job"], values)
+
+    def set_priority(self, job: JobId, priority: int) -> None:
+        """Higher ones are leased first."""
+        self.set_job(job, priority=priority)
+
+    def set_held(self, job: JobId, held: bool) -> None:
+        """A held job is not leased from; what runs goes on."""
+        self.set_job(job, held=held)
+
+    def retry(
+        self,
+        job: JobId,
+        *,
+        ranges: Ranges = EVERYTHING,
+        states: Collection[State] = (State.FAILED, State.CANCELLED),
+        failures: Collection[FailureClass] = tuple(FailureClass),
+    ) -> int:
+        """Tasks that ended in these states and with these failures become ready again, as the next attempt. Returns
+        how many. In slices: when it is interrupted, some are ready again and the others are as they were."""
+        values = {"job": job, "states": Int2s(sorted(states)), "failures": Int2s(sorted(failures))}
+        statement = _RERUN if State.SUCCEEDED in states else SQL["retry"]
+        never_began = State.CANCELLED in states and FailureClass.CANCELLED in failures
+        done = 0
+        with self._database.using() as connection:
+            for lo, hi in ranges:
+                if never_began:
+                    with connection.transaction():
+                        connection.execute(SQL["lock_job"], {"job": job})
+                        done += _number(connection, SQL["revive"], {"job": job, "lo": lo, "hi": hi})
+                start = lo
+                while start < hi:
+                    with connection.transaction():
+                        connection.execute(SQL["lock_job"], {"job": job})
+                        connection.execute(SQL["lock_job_leases"], {"job": job})
+                        span = {"lo": start, "hi": hi, "tasks_max": SLICE_TASKS}
+                        row = connection.execute(statement, values | span).fetchone()
+                    assert row is not None
+                    tasks, last = row
+                    done += tasks
+                    if tasks < SLICE_TASKS:
+                        break
+                    start = last + 1
+        return done
+
+    def rerun(self, job: JobId, *, ranges: Ranges = EVERYTHING) -> int:
+        """Every task that has ended becomes ready again, also those that succeeded. Returns how many."""
+        return self.retry(job, ranges=ranges, states=[state for state in State if state.final])
+
+    def cancel(self, job: JobId, *, ranges: Ranges = EVERYTHING) -> int:
+        """Tasks that nobody has leased will not run. Returns how many; those that run are left alone."""
+        with self._database.using() as connection, connection.transaction():
+            connection.execute(SQL["lock_job"], {"job": job})
+            return sum(_number(connection, SQL["cancel"], {"job": job, "lo": lo, "hi": hi}) for lo, hi in ranges)
+
+    def holdings(self, job: JobId | None = None) -> list[Holding]:
+        """What runs hold, of one job or of all."""
+        with self._database.using() as connection:
+            return _holdings(connection, job)
+
+    def recover(self, *, dry_run: bool = False) -> list[Holding]:
+        """Put back what dead runs hold, as the next attempt. Returns what was, or would be, put back."""
+        lease_s = Limits().lease_s
+        with self._database.using() as connection:
+            if dry_run:
+                return [holding for holding in _holdings(connection, None) if holding.dead]
+            found = {holding.run: holding for holding in _holdings(connection, None)}
+            taken = []
+            for run in dead_runs(connection, lease_s):
+                with connection.transaction():
+                    tasks = put_back(connection, [run])
+                if run in found:
+                    taken.append(found[run]._replace(tasks=tasks))
+            return taken
+
+    def drop(self, job: JobId) -> None:
+        """Delete a job and all that the queue knows of it. Raises UsageError, and changes nothing, while a live run
+        holds tasks of it."""
+        named = {"job": job}
+        with self._database.using() as connection, connection.transaction():
+            connection.execute(SQL["lock_adding"], named)
+            # Held, and with nothing ready, nobody can lease from it while the rest goes.
+            connection.execute(SQL["set_job"], {"priority": None, "held": True, "tags": Jsonb({})} | named)
+            connection.execute(SQL["drop_ready"], named)
+            live = [holding for holding in _holdings(connection, job) if not holding.dead]
+            if live:
+                held = ", ".join(f"run {holding.run} holds {holding.tasks:,}" for holding in live)
+                raise UsageError(f"tasks of this job are running ({held}): stop the run first; nothing was deleted")
+            connection.execute(SQL["drop_leases"], named)
+            connection.execute(SQL["drop_job"], named)
+
+
+def _holdings(connection: Connection, job: JobId | None) -> list[Holding]:
+    rows = connection.execute(SQL["holdings"], {"job": job, "lease_s": Limits().lease_s}).fetchall()
+    return [
+        Holding(RunId(run), host, dead or surely_gone(host, boot, pid, pid_started), age_s, tasks)
+        for run, host, boot, pid, pid_started, dead, age_s, tasks in rows
+    ]
+
+
+def _number(connection: Connection, statement: bytes, values: dict[str, object]) -> int:
+    row = connection.execute(statement, values).fetchone()
+    assert row is not None
+    return int(row[0])

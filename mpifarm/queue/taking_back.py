@@ -1,0 +1,34 @@
+"""Leases of runs that are dead, and how what they still own goes back to `ready`. Imports no psycopg of its own.
+
+Part of `queue.postgres` (any run does this) and of `queue.changes` (`mpifarm recover`).
+"""
+
+from __future__ import annotations
+
+from mpifarm.core.model import RunId
+from mpifarm.queue.arrays import Int4s, Int8s
+from mpifarm.queue.connection import Connection
+from mpifarm.queue.liveness import surely_gone
+from mpifarm.queue.statements import queries
+
+SQL = queries()
+_LOCK_WAITING = SQL["lock_leases"].replace(b" SKIP LOCKED", b"")
+
+
+def dead_runs(connection: Connection, lease_s: float) -> list[RunId]:
+    """Those that hold leases and ended, were not heard of for `lease_s` seconds, or are processes of this host that
+    are gone."""
+    holders = connection.execute(SQL["holders"], {"lease_s": lease_s}).fetchall()
+    return [run for run, *process, dead in holders if dead or surely_gone(*process)]
+
+
+def put_back(connection: Connection, runs: list[RunId], *, waiting: bool = False) -> int:
+    """Return what the leases of these runs still own; the number of tasks. Inside a transaction. Leases at which
+    others are at work are left alone, or `waiting` for."""
+    lock = _LOCK_WAITING if waiting else SQL["lock_leases"]
+    leases = [lease for (lease,) in connection.execute(lock, {"runs": Int4s(runs)})]
+    if not leases:
+        return 0
+    row = connection.execute(SQL["put_back"], {"leases": Int8s(leases)}).fetchone()
+    assert row is not None
+    return int(row[0])
