@@ -198,7 +198,8 @@ class Session:
         self._dispatcher: Dispatcher | None = None
         where = f" in {self.allocation.label}" if self.allocation.label else ""
         size = f"{ranks} ranks, {len(self.nodes)} nodes, {self.slots} slots"
-        self.say(f"run {self.run}: {size}{where}; queue {self._queue_name}")
+        if not self.options.quiet:
+            self.say(f"run {self.run}: {size}{where}; queue {self._queue_name}")
 
     def _open_queue(self) -> tuple[Queue, RunId]:
         from mpifarm.queue.dsn import find_dsn
@@ -240,8 +241,8 @@ class Session:
         self._dispatcher = dispatcher
 
     def say(self, text: str) -> None:
-        if not self.options.quiet:
-            print(f"mpifarm: {text}", file=sys.stderr, flush=True)
+        """What matters is said even with --quiet: stopping, trouble, a lost node."""
+        print(f"mpifarm: {text}", file=sys.stderr, flush=True)
 
     def tick(self) -> None:
         """Show how far it is."""

@@ -42,6 +42,7 @@ from mpifarm.core.messages import (
     FileOpened,
     FileTrouble,
     LauncherLost,
+    Note,
     RecorderAlive,
     Stop,
     StopAsked,
@@ -53,7 +54,7 @@ from mpifarm.core.policy import Rate, lease_tasks
 from mpifarm.core.verbs import Grant
 
 DispatcherEvent = (
-    Want | Unstarted | LauncherLost | Durable | RecorderAlive | FileOpened | FileClosed | FileTrouble | StopAsked
+    Want | Unstarted | Note | LauncherLost | Durable | RecorderAlive | FileOpened | FileClosed | FileTrouble | StopAsked
     | RunOpened | Granted | Recorded | Expired | RunClosed | QueueTrouble | Tick
 )  # fmt: skip
 
@@ -156,6 +157,8 @@ class Dispatcher:
                 self._file_open = True
                 self.file_path = path
                 actions.append(AskName(path))
+            case Note(_, text):
+                actions.append(Say(text))
             case LauncherLost(rank, reason):
                 self._lose(rank, f"its launcher ended ({reason})", actions)
             case StopAsked():

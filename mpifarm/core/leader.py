@@ -20,6 +20,7 @@ from mpifarm.core.messages import (
     Ended,
     LauncherLog,
     LauncherLost,
+    Note,
     NotStarted,
     Output,
     Pieces,
@@ -124,6 +125,7 @@ class Leader:
                 actions.append(Send(DISPATCHER, Unstarted(self._rank, spans)))
             case LauncherLog(text):
                 self._log.append((now, text))
+                actions.append(Send(DISPATCHER, Note(self._rank, f"{self._node.name}: {text}")))
             case LauncherGone(reason):
                 self._lost = True
                 actions.append(Send(DISPATCHER, LauncherLost(self._rank, reason)))

@@ -52,6 +52,15 @@ class Unstarted:
 
 
 @dataclass(frozen=True, slots=True)
+class Note:
+    """Leader: something on my node that a person should know."""
+
+    TO: ClassVar[Role] = Role.DISPATCHER
+    rank: int
+    text: str
+
+
+@dataclass(frozen=True, slots=True)
 class LauncherLost:
     """Leader: my launcher is gone; nothing runs on this node any more."""
 
@@ -180,7 +189,7 @@ class Exit:
 
 
 Message = (
-    Want | Unstarted | LauncherLost | Durable | RecorderAlive | FileOpened | FileClosed | FileTrouble
+    Want | Unstarted | Note | LauncherLost | Durable | RecorderAlive | FileOpened | FileClosed | FileTrouble
     | Deal | Stop | Written | Output | OpenFile | CloseFile | StopAsked | Exit
 )  # fmt: skip
 
