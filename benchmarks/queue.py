@@ -2,7 +2,7 @@
 
     python -m benchmarks.queue [--tasks 1000000] [--runs 1 4 16] [--block 5000]
 
-Load is `mpifarm submit FILE`, parsing included, against raw COPY of the same bytes into an equal table on the same server.
+Load is `mpifarm submit FILE`, parsing included, against raw COPY of the same rows into an equal table of that server.
 Lease and record are done by processes that play runs and execute nothing; with `snapshot` another session holds a
 snapshot open for the whole drain, as a forgotten psql or a backup does.
 """

@@ -9,6 +9,9 @@ from pathlib import Path
 
 import pytest
 
+from mpifarm.core.model import LeaseId, RunId
+from mpifarm.core.verbs import Batch
+from mpifarm.queue.memory import MemoryQueue
 from tests.sim.world import World
 
 KEPT = [
@@ -44,6 +47,28 @@ def test_what_a_lost_node_held_runs_in_the_same_run(seed: int) -> None:
     world.at(world.now + 1.0, lambda: world.runs[0].silent.add(4))  # the last node's leader
     world.run()
     assert len(world.runs) == 1
+
+
+class Unfenced(MemoryQueue):
+    """Believes whoever says a task has ended, as many queues do."""
+
+    def record(self, run: RunId, batch: Batch) -> frozenset[LeaseId]:
+        for row, file_row, tail in batch.outcomes:
+            self.outcomes.setdefault((row.job, row.task), (row, file_row, tail))
+        return super().record(run, batch)
+
+
+def test_without_the_fence_histories_go_wrong() -> None:
+    """The proof that these tests can fail."""
+
+    def fails(seed: int) -> bool:
+        try:
+            World(seed, queue=Unfenced).run()
+        except AssertionError:
+            return True
+        return False
+
+    assert any(fails(seed) for seed in range(60))
 
 
 @pytest.mark.torture

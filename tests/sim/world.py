@@ -239,13 +239,15 @@ class Run:
 class World:
     """The seed's history: one queue, runs that come and go."""
 
-    def __init__(self, seed: int, faults: bool = True, nodes: list[int] | None = None) -> None:
+    def __init__(
+        self, seed: int, faults: bool = True, nodes: list[int] | None = None, queue: type[MemoryQueue] = MemoryQueue
+    ) -> None:
         """nodes: ranks on each node of every run, else drawn for each."""
         self.random = random.Random(seed)
         self.now = 1000.0
         self.closed = 0
         self.runs: list[Run] = []
-        self.queue = MemoryQueue(lambda: self.now)
+        self.queue = queue(lambda: self.now)
         self._heap: list[tuple[float, int, Callable[[], None]]] = []
         self._sequence = 0
         self.faults = faults
