@@ -17,6 +17,7 @@ from typing import Any
 import click
 
 from mpifarm import __version__
+from mpifarm.cli_lifecycle import LIFECYCLE, priority_option, tag_option
 from mpifarm.cli_options import client_of, dsn_option, json_option, parsed
 from mpifarm.cli_report import report, tasks
 from mpifarm.errors import FarmError, UsageError
@@ -139,6 +140,11 @@ class _Submit(click.Command):
 @click.option("--each-line", metavar="FILE", help="A task per line of FILE, {} in COMMAND.")
 @click.option("--from-json", metavar="FILE", help="A task per object of a JSON array or of JSON lines.")
 @click.option("--name", metavar="NAME", help="Name of the job; else made from the file's.")
+@click.option("--job", metavar="JOB", help="Add to a job that is there, also while it runs.")
+@click.option("--hold", is_flag=True, help="Do not begin until `mpifarm set JOB --release`.")
+@priority_option
+@tag_option
+@click.option("--dedupe", is_flag=True, help="Skip commands that have succeeded in this directory, in any job.")
 @click.option("--cpus", type=click.IntRange(1, CPUS_MAX), default=1, metavar="N", help="Cores per task; else 1.")
 @click.option(
     "--time-limit",
@@ -161,6 +167,7 @@ def submit(ctx: click.Context, /, files: tuple[str, ...], **options: Any) -> Non
       mpifarm submit --time-limit 10m -- python fit.py {} ::: a.fits b.fits c.fits
       mpifarm submit --array 1-100 -- ./simulate --seed {}
       mpifarm submit --each-line molecules.smi --cpus 4 -- dock {}
+      mpifarm submit more.txt --job scan --dedupe
     """
     from mpifarm.intake import submit as submitting
 
@@ -208,3 +215,5 @@ def run(**options: Any) -> RunOptions:
 
 mpifarm.add_command(report)
 mpifarm.add_command(tasks)
+for verb in LIFECYCLE:
+    mpifarm.add_command(verb)

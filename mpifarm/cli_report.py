@@ -107,6 +107,7 @@ def report(job: str | None, **options: Any) -> int:
     type=click.Choice(["text", "json", "jsonl", "csv", "joblog", "parquet"]),
     help="joblog: as GNU parallel's.",
 )
+@click.option("--as-taskfile", is_flag=True, help="As a task file, to submit the same again.")
 @dsn_option
 @json_option
 def tasks(job: str, dsn: str | None, **options: Any) -> None:
@@ -121,13 +122,16 @@ def tasks(job: str, dsn: str | None, **options: Any) -> None:
       mpifarm tasks scan --where 'seconds > 60 and node = nid0012'
       mpifarm tasks last --tasks 1-20 --json
       mpifarm tasks scan --format csv > tasks.csv
+      mpifarm tasks scan --state failed --as-taskfile > again.txt
     """
     from mpifarm.reporting import report as reporting
     from mpifarm.reporting.text import state_named
 
     if options["as_json"] and options["form"] not in (None, "json"):
         raise UsageError("--json or --format, not the two of them")
-    form = "json" if options["as_json"] else options["form"] or "text"
+    if options["as_taskfile"] and (options["as_json"] or options["form"]):
+        raise UsageError("--as-taskfile is a format of its own: leave out --json and --format")
+    form = "taskfile" if options["as_taskfile"] else "json" if options["as_json"] else options["form"] or "text"
     states = [state_named(word) for word in options["states"]]
     with client_of(dsn) as client:
         reporting.print_tasks(client, job, options["ranges"], states, options["where"], form)

@@ -4,14 +4,13 @@
     roles    pure machines: handle(event, now) -> [action]
     actions  performed by one `match` in `_perform`
 
-An idle rank sleeps in `select` and not in MPI: doors, launcher and signals wake it at once; for messages it looks
+An idle rank sleeps in epoll and not in MPI: doors, launcher and signals wake it at once; for messages it looks
 every few milliseconds, less and less often while nothing comes, since the cores belong to the tasks.
 """
 
 from __future__ import annotations
 
-import os
-import selectors
+import select
 import signal
 import time
 from collections import deque
@@ -91,10 +90,10 @@ class Loop:
         self._tick_at = 0.0
         self.finished: Finished | None = None
         """On rank 0, after the run: how it ended."""
-        self._selector = selectors.DefaultSelector()
-        self._selector.register(inbox.fileno(), selectors.EVENT_READ)
+        self._epoll = select.epoll()
+        self._epoll.register(inbox.fileno(), select.EPOLLIN)
         if launcher is not None:
-            self._selector.register(launcher.fileno(), selectors.EVENT_READ)
+            self._epoll.register(launcher.fileno(), select.EPOLLIN)
         for number in STOP_SIGNALS:
             signal.signal(number, self._on_signal)
         signal.set_wakeup_fd(inbox.wakeup_fd, warn_on_full_buffer=False)
@@ -108,8 +107,9 @@ class Loop:
 
     def run(self) -> None:
         """Until the run is over."""
+        busy = True
         while not self._over:
-            self._gather()
+            self._gather(self._wait(busy))
             now = time.time()
             busy = bool(self._events)
             while self._events:
@@ -120,22 +120,31 @@ class Loop:
                 for machine in self._roles.values():
                     self.perform(machine.handle(Tick(), now))
                 self._listener.tick()
-            if busy:
-                self._rest = REST_S[0]
-            elif not self._events:
-                self._sleep()
 
-    def _gather(self) -> None:
+    def _wait(self, busy: bool) -> list[int]:
+        """The descriptors that have something; rests a while for them when there is nothing else to do."""
+        if busy or self._events:
+            self._rest, rest_s = REST_S[0], 0.0
+        else:
+            rest_s = REST_S[0] * 4 if self._world.sending else self._rest
+            self._rest = min(2 * self._rest, REST_S[1] if self._roles else FOLLOWER_REST_S)
+        return [fd for fd, _ in self._epoll.poll(rest_s)]
+
+    def _gather(self, ready: list[int]) -> None:
         for message in self._world.poll():
             self._deliver(message)
-        self._events.extend(self._inbox.take())
+        if self._inbox.fileno() in ready:
+            self._events.extend(self._inbox.take())
         while self._signals:
             self._perform(Send(DISPATCHER, StopAsked(self._signals.popleft(), self._world.rank)))
-        if self._launcher is not None and not self._held:
+        if self._launcher is None or self._held:
+            return
+        self._launcher.flush()
+        if self._launcher.fileno() in ready:
             for said in self._launcher.poll():
                 self._events.append((Role.LEADER, said))
             if not self._launcher.alive:
-                self._selector.unregister(self._launcher.fileno())
+                self._epoll.unregister(self._launcher.fileno())
                 self._launcher = None
                 self._events.append((Role.LEADER, LauncherGone("see the messages above")))
 
@@ -145,12 +154,6 @@ class Loop:
         else:
             assert message.TO in self._roles, f"rank {self._world.rank} has no {message.TO} for {message}"
             self._events.append((message.TO, message))
-
-    def _sleep(self) -> None:
-        longest = REST_S[1] if self._roles else FOLLOWER_REST_S
-        rest = REST_S[0] * 4 if self._world.sending else self._rest
-        self._rest = min(2 * self._rest, longest)
-        self._selector.select(rest)
 
     def _on_signal(self, number: int, _frame: FrameType | None) -> None:
         self._signals.append(number)
@@ -185,12 +188,6 @@ class Loop:
         if self._launcher is None:
             return
         if hold:
-            self._selector.unregister(self._launcher.fileno())
+            self._epoll.unregister(self._launcher.fileno())
         else:
-            self._selector.register(self._launcher.fileno(), selectors.EVENT_READ)
-
-    def release(self) -> None:
-        """Give back what the process lent: signals, descriptors."""
-        signal.set_wakeup_fd(-1)
-        self._selector.close()
-        os.close(self._inbox.fileno())
+            self._epoll.register(self._launcher.fileno(), select.EPOLLIN)

@@ -1,3 +1,8 @@
 """What every test can ask for. The fixtures live beside this file, one module per outside world."""
 
+import signal
+
+# Under nohup or in the background of a script SIGINT comes ignored, and programs started from here would keep that.
+signal.signal(signal.SIGINT, signal.default_int_handler)
+
 pytest_plugins = ["tests.fix_pg", "tests.fix_mpi", "tests.fix_farm"]

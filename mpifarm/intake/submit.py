@@ -5,22 +5,24 @@ Must never import click or mpi4py.
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
 import signal
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from types import FrameType
-from typing import TYPE_CHECKING, BinaryIO
+from typing import TYPE_CHECKING, BinaryIO, cast
 
 from mpifarm.core.model import Shape, TaskText
 from mpifarm.errors import UsageError
 from mpifarm.progress import Progress
-from mpifarm.reporting.report import run_command_here
+from mpifarm.queue.lines import Submitted, Terms
+from mpifarm.reporting.report import run_command_here, tell
 
 if TYPE_CHECKING:
     from mpifarm.queue.client import Client
@@ -39,6 +41,12 @@ class Request:
     each_line: str | None = None
     from_json: str | None = None
     name: str | None = None
+    job: str | None = None
+    """An existing one, to add to."""
+    hold: bool = False
+    priority: int | None = None
+    tags: Mapping[str, str] = field(default_factory=dict)
+    dedupe: bool = False
     cpus: int = 1
     time_limit_s: float = 0.0
     dsn: str | None = None
@@ -69,6 +77,11 @@ def check(request: Request) -> None:
         raise UsageError(
             f"--array, --each-line and --from-json want a command after --, not the file {request.files[0]}"
         )
+    if request.job is not None and (request.name or request.hold or request.priority is not None or request.tags):
+        raise UsageError(
+            "--job adds to a job, which keeps its name and what it was given: --name, --hold, --priority and --tag are"
+            f" for new ones (mpifarm set {request.job} changes it)"
+        )
     if not request.files and request.words is None and not repeated:
         raise UsageError("which tasks? mpifarm submit FILE, or - for stdin, or -- COMMAND {} ::: VALUE...")
 
@@ -76,23 +89,65 @@ def check(request: Request) -> None:
 def submit(client: Client, request: Request, until_commit: Interruptible) -> None:
     """Queue the job, all of it or nothing, and say what was queued."""
     started = time.monotonic()
+    job = None if request.job is None else client.find(request.job).id
     with ExitStack() as stack:
-        parts = _parts(request, stack)
+        content = _Content()
+        parts = _parts(request, stack, content)
         progress = stack.enter_context(Progress())
         cwd = os.fsencode(Path.cwd())
-        job = client.submit(request.name, request.source, cwd, until_commit.all_of(parts), progress.show)
-    seconds = time.monotonic() - started
-    per_s = job.total / max(seconds, 1e-6)
+        path = os.path.realpath(os.fsencode(request.files[0])) if request.files and request.files[0] != "-" else None
+        facts = (request.name, job, request.priority or 0, request.hold, request.tags, request.dedupe)
+        terms = Terms(*facts, path, content.digest)
+        done = client.submit_on(terms, request.source, cwd, until_commit.all_of(parts), progress.show)
+    _say(request, done, time.monotonic() - started)
+
+
+def _say(request: Request, done: Submitted, seconds: float) -> None:
+    per_s = (done.tasks + done.skipped) / max(seconds, 1e-6)
     run = run_command_here(request.dsn)
+    if done.before:
+        tell(
+            f"warning: {request.source} was submitted before just as it is now, to {', '.join(done.before)};"
+            " its tasks will run again (--dedupe leaves out what has succeeded)"
+        )
+    name, skipped = done.job.name if done.job else None, f"{done.skipped:,} skipped: they have succeeded before"
     if request.as_json:
-        facts = {"name": job.name, "id": job.id, "tasks": job.total}
+        facts: dict[str, object] = {"name": name, "id": done.job.id if done.job else None}
+        facts |= {"tasks": done.tasks, "skipped": done.skipped, "submitted_before": list(done.before)}
         print(json.dumps(facts | {"seconds": round(seconds, 3), "tasks_per_s": round(per_s), "next": run}))
+    elif done.job is None:
+        print(f"nothing to do: all {skipped}")
     else:
-        print(f"job {job.name}: {job.total:,} tasks queued in {seconds:.2f} s ({per_s:,.0f} tasks/s)\nnext: {run}")
+        to, more = ("added", f", {done.job.total:,} in all") if request.job is not None else ("queued", "")
+        print(f"job {name}: {done.tasks:,} tasks {to} in {seconds:.2f} s ({per_s:,.0f} tasks/s){more}")
+        if done.skipped:
+            print(skipped)
+        print(f"next: {f'mpifarm set {name} --release' if done.job.held else run}")
 
 
-def _parts(request: Request, stack: ExitStack) -> Parts:
-    """The tasks of the job; a file they come from stays open as long as `stack`."""
+class _Content:
+    """What is read through `of` is digested on the way: to know the same file again without reading it twice."""
+
+    def __init__(self) -> None:
+        self._sum = hashlib.sha256()
+        self._read: Callable[[int], bytes] = bytes
+
+    def of(self, stream: BinaryIO) -> BinaryIO:
+        # What a named pipe has by now, where there is such a read: between two of them a Ctrl-C is noticed.
+        self._read = getattr(stream, "read1", stream.read)
+        return cast("BinaryIO", self)
+
+    def read(self, size: int) -> bytes:
+        piece = self._read(size)
+        self._sum.update(piece)
+        return piece
+
+    def digest(self) -> bytes:
+        return self._sum.digest()
+
+
+def _parts(request: Request, stack: ExitStack, content: _Content) -> Parts:
+    """The tasks of the job; a file they come from stays open as long as `stack`, and is read through `content`."""
     from mpifarm.intake.expand import Expansion, expand_arguments
     from mpifarm.intake.taskfile import read_tasks
 
@@ -102,7 +157,7 @@ def _parts(request: Request, stack: ExitStack) -> Parts:
     name = request.files[0]
     if name == "-":
         return read_tasks(sys.stdin.buffer, "stdin", request.shape)
-    return read_tasks(stack.enter_context(_open(name)), name, request.shape)
+    return read_tasks(content.of(stack.enter_context(_open(name))), name, request.shape)
 
 
 def _open(name: str) -> BinaryIO:

@@ -13,7 +13,7 @@ from typing import cast
 
 from mpifarm.core.messages import LinkMessage, decode, encode
 
-_READ_BYTES = 1 << 20
+_READ_BYTES = 64 << 10  # a larger buffer would be mapped and unmapped with every call
 _HEADER_BYTES = 4
 
 

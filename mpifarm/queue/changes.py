@@ -15,16 +15,13 @@ from mpifarm.core.model import FailureClass, JobId, Limits, RunId, State
 from mpifarm.errors import UsageError
 from mpifarm.queue.arrays import Int2s
 from mpifarm.queue.connection import Connection, Database
-from mpifarm.queue.lines import Holding
+from mpifarm.queue.lines import EVERYTHING, Holding
 from mpifarm.queue.liveness import surely_gone
 from mpifarm.queue.statements import queries
 from mpifarm.queue.taking_back import dead_runs, put_back
 
 SQL = queries()
 _RERUN = SQL["retry"].replace(b" AND state <> 0", b"")
-
-EVERYTHING = ((1, 2**31 - 1),)
-"""All tasks of a job, as ranges."""
 
 SLICE_TASKS = 100_000
 """Outcomes taken back in one transaction: leases of the job wait as long as that takes, about a second."""

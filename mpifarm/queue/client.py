@@ -14,7 +14,7 @@ from typing import Any
 
 from psycopg.types.json import Jsonb
 
-from mpifarm.core.model import FailureClass, JobId, Limits, Shape, State, TaskText
+from mpifarm.core.model import FailureClass, JobId, Limits, RunId, Shape, State, TaskText
 from mpifarm.errors import UsageError
 from mpifarm.queue.changes import Changes
 from mpifarm.queue.connection import Connection, Database
@@ -162,6 +162,17 @@ class Client(Changes):
             for attempt, state, failure, *rest in rows
         ]
 
+    def taken_back(self, run: RunId) -> list[tuple[int, int, int]]:
+        """(lease, lo, hi), in order, of tasks whose outcomes in this run no longer count."""
+        with self._database.using() as connection:
+            return connection.execute(SQL["taken_back"], {"run": run}).fetchall()
+
+    def leased_when(self, lease: int) -> float | None:
+        """When a lease was given, in Unix seconds; None once it is gone."""
+        with self._database.using() as connection:
+            row = connection.execute(SQL["leased_when"], {"lease": lease}).fetchone()
+        return None if row is None else float(row[0])
+
     def shapes(self, job: JobId, lo: int = 1, hi: int = 2**31 - 1) -> list[tuple[int, int, Shape]]:
         """What the tasks from `lo` to `hi` need, as half-open ranges in order."""
         with self._database.using() as connection:
@@ -169,7 +180,7 @@ class Client(Changes):
             return [(first, end, Shape(cpus, limit_s)) for first, end, cpus, limit_s in rows]
 
     def pending_cpus(self, job: JobId, lo: int = 1, hi: int = 2**31 - 1) -> dict[int, int]:
-        """Pending tasks by the cores they need; ranges that reach over `lo` or `hi` count whole."""
+        """Pending tasks from `lo` to `hi` by the cores they need."""
         with self._database.using() as connection:
             return dict(connection.execute(SQL["ready_cpus"], {"job": job, "lo": lo, "hi": hi}).fetchall())
 

@@ -6,7 +6,7 @@ Only `queue.postgres` and `queue.client` import this module, which imports psyco
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from typing import Any
 
@@ -55,9 +55,10 @@ GRANTS = """\
 class Database:
     """Holds the connection, and the embedded server while it is used. Opened again by itself when it broke."""
 
-    def __init__(self, dsn: Dsn) -> None:
-        """Raises QueueUnreachable, SchemaError, SiteError."""
+    def __init__(self, dsn: Dsn, verify: Callable[[Connection], object] = schema.verify) -> None:
+        """`verify`: what is done with every new connection first. Raises QueueUnreachable, SchemaError, SiteError."""
         self._dsn = dsn
+        self._verify = verify
         self._stack = ExitStack()
         self._connection: Connection | None = None
         self._text = self._stack.enter_context(embedded.server()) if dsn.embedded else dsn.text
@@ -112,7 +113,7 @@ class Database:
                 raise QueueError(f"the queue needs PostgreSQL 13 or newer, this is {connection.info.server_version}")
             # Compiling a plan costs more than any statement here takes; a generic one is what they were written for.
             connection.execute("SET jit = off")
-            schema.verify(connection)
+            self._verify(connection)
             arrays.register(connection)
         except BaseException:
             connection.close()

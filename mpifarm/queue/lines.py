@@ -9,6 +9,9 @@ from typing import NamedTuple
 
 from mpifarm.core.model import JobId, RunId
 
+EVERYTHING = ((1, 2**31 - 1),)
+"""All tasks of a job, as half-open ranges."""
+
 
 @dataclass(frozen=True, slots=True)
 class Terms:

@@ -49,6 +49,11 @@ def upgrade(connection: Connection[Any]) -> tuple[int, int]:
     return before, max(before, VERSION)
 
 
+def status(connection: Connection[Any]) -> int | None:
+    """The version of the queue in the database; None without one."""
+    return _version(connection)
+
+
 def _lock(connection: Connection[Any]) -> None:
     connection.execute("SELECT pg_advisory_xact_lock(%s)", [_LOCK])
 

@@ -59,14 +59,31 @@ def _standing(client: Client, run: RunLine, file: RunFile) -> Bools | None:
     final = 0
     for rows in in_blocks(file):
         final += int(np.count_nonzero((rows["state"] != State.RETURNED) & (rows["lease"] != 0)))
-    if final == run.succeeded + run.failed + run.cancelled:
+    recorded = run.succeeded + run.failed + run.cancelled
+    if final == recorded:
         return None
+    spans = client.taken_back(run.id)
+    if spans and final == recorded + sum(hi - lo for _, lo, hi in spans):
+        return _not_in(file, spans)
     standing = np.zeros(file.rows, bool)
     for job in client.jobs():
         for line in client.tasks(job.id, states=FINAL):
             if line.run == run.id and line.file_row is not None:
                 standing[line.file_row] = True
     return standing
+
+
+def _not_in(file: RunFile, spans: Sequence[tuple[int, int, int]]) -> Bools:
+    """By row: whether its task is in none of the spans (lease, lo, hi) of its lease; they are in order."""
+    bounds = np.array(spans, np.int64)
+    first, end = (bounds[:, 0] << 32) + bounds[:, 1], (bounds[:, 0] << 32) + bounds[:, 2]
+    outside = np.ones(file.rows, bool)
+    for lo in range(0, file.rows, BLOCK_ROWS):
+        rows = file.attempts(lo, lo + BLOCK_ROWS)
+        keys = (rows["lease"].astype(np.int64) << 32) + rows["task"].astype(np.int64)
+        at = first.searchsorted(keys, "right") - 1
+        outside[lo : lo + len(rows)] = (at < 0) | (keys >= end[at])
+    return outside
 
 
 def work_of(rows: Rows, lost: Bools) -> Work:

@@ -29,6 +29,7 @@ def job_object(job: JobSummary) -> dict[str, object]:
         "state": job.state,
         "held": job.held,
         "priority": job.priority,
+        "tags": dict(job.tags),
         "submitted": job.submitted,
         "source": job.source,
         "cwd": text_of(job.cwd),

@@ -168,6 +168,12 @@ def print_tasks(
     job, ranges = find(client, selector, ranges)
     check_ranges(job, ranges or [])
     lines = select(client.tasks(job.id, ranges=ranges, states=states or None), where)
+    if form == "taskfile":
+        from mpifarm.reporting.taskfile import write_taskfile
+
+        sys.stdout.flush()
+        write_taskfile(client, job, lines, sys.stdout.buffer)
+        return
     if form != "text":
         from mpifarm.reporting.formats import FORMATS
 

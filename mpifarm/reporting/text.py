@@ -129,6 +129,7 @@ def job_text(report: JobReport, now: float, look: Look) -> str:
     lines = [
         f"job {job.name} (id {job.id}): {state}",
         f"submitted {when(job.submitted)} from {job.source or 'a program'} in {printable(job.cwd)}",
+        *([f"tags      {', '.join(f'{name}={value}' for name, value in job.tags)}"] if job.tags else []),
         "",
         f"tasks     {job.total:,}" + (f": {counts}" if counts else ""),
     ]

@@ -40,6 +40,7 @@ def _shell(farm: Farm, command: str, deadline_s: float = 300.0) -> str:
 
 def test_commands(farm: Farm) -> None:
     (farm.cwd / "tasks.txt").write_text("echo one\necho two >&2; exit 2\necho three\necho four\n")
+    (farm.cwd / "more.txt").write_text("echo five\necho six\n")
     said = ""
     for block in _blocks("commands"):
         for command in block.splitlines():

@@ -5,9 +5,10 @@ from __future__ import annotations
 from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from typing import Any
 
-from mpifarm.core.model import JobId, Shape, TaskText
+from mpifarm.core.model import JobId, RunId, Shape, TaskText
 from mpifarm.errors import UsageError
 from mpifarm.queue.client import FailureLine, JobSummary, RunLine, TaskLine
+from mpifarm.queue.lines import Submitted, Terms
 
 NOW = 1_800_000_000.0
 NO_COUNTS = dict.fromkeys(("waiting", "pending", "running", "succeeded", "failed", "cancelled"), 0)
@@ -90,6 +91,17 @@ class FakeClient:
                 progress(self.total)
         return a_job(name or "scan", total=self.total, pending=self.total)
 
+    def submit_on(
+        self,
+        terms: Terms,
+        source: str,
+        cwd: bytes,
+        parts: Iterable[tuple[Shape, list[TaskText]]],
+        progress: Callable[[int], None] | None = None,
+    ) -> Submitted:
+        job = self.submit(terms.name, source, cwd, parts, progress)
+        return Submitted(job, job.total, 0)
+
     @property
     def total(self) -> int:
         return sum(len(tasks) for _, tasks in self.parts)
@@ -123,6 +135,9 @@ class FakeClient:
 
     def failures(self, job: JobId) -> list[FailureLine]:  # noqa: ARG002
         return self.all_failures
+
+    def taken_back(self, run: RunId) -> list[tuple[int, int, int]]:  # noqa: ARG002
+        return []
 
     def durations(self, job: JobId) -> tuple[float, float, float] | None:  # noqa: ARG002
         return (0.012, 0.5, 75.0)

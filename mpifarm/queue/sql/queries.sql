@@ -529,13 +529,20 @@ SELECT attempt, state, failure, exit_code, signal, run, extract(epoch FROM put_b
 FROM mpifarm.past WHERE job = %(job)s AND lo <= %(no)s AND %(no)s < hi
 ORDER BY attempt, put_back
 
+-- taken_back --
+-- Attempts of a run that had an outcome until a retry.
+SELECT lease, lo, hi FROM mpifarm.past WHERE run = %(run)s AND state <> 3 ORDER BY lease, lo
+
+-- leased_when --
+SELECT extract(epoch FROM given)::double precision FROM mpifarm.lease WHERE id = %(lease)s
+
 -- shapes --
 SELECT lo, hi, cpus, time_limit_s FROM mpifarm.shape
 WHERE job = %(job)s AND lo < %(hi)s AND hi > %(lo)s ORDER BY lo
 
 -- ready_cpus --
 -- Pending tasks of a job by the cores they need.
-SELECT cpus, sum(hi - lo)::integer FROM mpifarm.ready
+SELECT cpus, sum(least(hi, %(hi)s) - greatest(lo, %(lo)s))::integer FROM mpifarm.ready
 WHERE job = %(job)s AND lo < %(hi)s AND hi > %(lo)s GROUP BY cpus ORDER BY cpus
 
 -- jobs --

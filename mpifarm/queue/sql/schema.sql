@@ -112,6 +112,7 @@ CREATE TABLE mpifarm.lease (
     time_limit_s double precision NOT NULL CHECK (time_limit_s >= 0),
     lo integer NOT NULL CHECK (lo > 0),
     hi integer NOT NULL,
+    given timestamptz NOT NULL DEFAULT clock_timestamp(),
     CHECK (lo < hi)
 );
 
