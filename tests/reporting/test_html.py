@@ -24,6 +24,8 @@ from tests.fix_farm import Farm
 from tests.reporting import browser
 from tests.reporting.rows import NOW, FakeClient, a_failure, a_job, a_run, a_task
 
+pytestmark = pytest.mark.slow
+
 WICKED = b"</script></code><b>bold</b><img src=http://example.org/x onerror=alert(1)> \x1b[31m \xff & 'x' \"y\""
 needs_browser = pytest.mark.skipif(
     browser.CHROMIUM is None, reason=f"none of {', '.join(browser.NAMES)} found: apt-get install chromium"

@@ -21,13 +21,13 @@ KEPT = [
 ]
 
 
-@pytest.mark.parametrize("seed", [*range(30), *KEPT])
+@pytest.mark.parametrize("seed", [*range(15), *KEPT])
 def test_history(seed: int) -> None:
     World(seed).run()
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("seed", range(30, 200))
+@pytest.mark.parametrize("seed", range(15, 200))
 def test_more_histories(seed: int) -> None:
     World(seed).run()
 
