@@ -19,6 +19,7 @@ STYLE = [
     ["ruff", "format", "--check", "--quiet", "."],
     ["mypy"],
 ]
+FAST = ["-n", "2", "--hypothesis-profile=fast"]
 NOT_FAST = "postgres or mpi or mpi_outside or slow or torture"
 
 
@@ -43,7 +44,7 @@ def main(words: list[str]) -> int:
     pytest = [sys.executable, "-m", "pytest", "-q"]
     style = [(command[0], [_tool(command[0]), *command[1:]]) for command in STYLE]
     steps = {
-        "fast": [*style, ("pure tests", [*pytest, "-m", f"not ({NOT_FAST})", *words[1:]])],
+        "fast": [*style, ("pure tests", [*pytest, "-m", f"not ({NOT_FAST})", *FAST, *words[1:]])],
         "all": [*style, ("tests", [*pytest, "-m", "not torture", *words[1:]])],
         "torture": [("long campaigns", [*pytest, "-m", "torture", *words[1:]])],
     }

@@ -2,6 +2,10 @@
 
 import signal
 
+from hypothesis import settings
+
+settings.register_profile("fast", max_examples=15, deadline=None)  # python -m tests fast
+
 # Under nohup or in the background of a script SIGINT comes ignored, and programs started from here would keep that.
 signal.signal(signal.SIGINT, signal.default_int_handler)
 

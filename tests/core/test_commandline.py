@@ -219,6 +219,7 @@ def test_what_is_refused_is_never_valid(locale: str) -> None:
     assert refused > 10, "too few of the lines were refused to prove anything"
 
 
+@pytest.mark.slow
 def test_long_lines_take_linear_time() -> None:
     """Lines of the greatest length, made to provoke backtracking; a quadratic pattern would take hours."""
     for line in (b"'" + b"\\a$x" * 250_000, b'"' + b"\\a$x " * 200_000, b"$'" + b"\\'a" * 300_000, b"a 'b' " * 170_000):

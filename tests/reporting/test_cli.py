@@ -159,6 +159,7 @@ def test_a_full_disk_is_no_bug(typed: Typed, client: FakeClient, tmp_path: Path)
     assert said.err == f"mpifarm: {tmp_path}/file/sub: Not a directory\n"
 
 
+@pytest.mark.slow
 def test_a_reader_that_has_seen_enough_is_no_error(tmp_path: Path) -> None:
     program = (
         "import sys; from mpifarm import cli; from tests.reporting.rows import FakeClient, a_job, a_task\n"

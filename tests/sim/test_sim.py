@@ -68,7 +68,7 @@ def test_without_the_fence_histories_go_wrong() -> None:
             return True
         return False
 
-    assert any(fails(seed) for seed in range(60))
+    assert any(fails(seed) for seed in (34, 35, 38, *range(100)))
 
 
 @pytest.mark.torture
