@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 
 from mpifarm.core.messages import LinkMessage, Message, OpenFile, Output
 from mpifarm.core.model import LeaseId, RunId
-from mpifarm.core.verbs import Batch, Grant
+from mpifarm.core.verbs import Batch, Grant, Order
 
 # --- actions ---------------------------------------------------------------------------------------------
 
@@ -125,6 +125,13 @@ class Recorded:
 @dataclass(frozen=True, slots=True)
 class Expired:
     tasks: int
+
+
+@dataclass(frozen=True, slots=True)
+class Ordered:
+    """The queue's door, with a heartbeat: what people want of this run."""
+
+    orders: tuple[Order, ...]
 
 
 @dataclass(frozen=True, slots=True)

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 
+from mpifarm.core.job import JobText
 from mpifarm.core.messages import Deal, Want
-from mpifarm.core.model import Block, JobId, JobText
+from mpifarm.core.model import Block, JobId
 from mpifarm.core.stock import Stock
 
 

@@ -50,7 +50,7 @@ from mpifarm.core.messages import (
     Want,
 )
 from mpifarm.core.model import Block, LeaseId, Limits, Span, State
-from mpifarm.core.policy import Rate, lease_tasks
+from mpifarm.core.pacing import Rate, lease_tasks
 from mpifarm.core.verbs import Grant
 
 DispatcherEvent = (

@@ -32,7 +32,7 @@ from mpifarm.core.messages import (
     Written,
 )
 from mpifarm.core.model import AttemptKey, LeaseId, Limits, NodeShape, State
-from mpifarm.core.policy import Pace
+from mpifarm.core.pacing import Pace
 from mpifarm.core.roles import DISPATCHER
 from mpifarm.core.row import ROW, STDERR, STDOUT
 

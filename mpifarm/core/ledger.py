@@ -11,7 +11,7 @@ from collections import Counter
 from mpifarm.core.messages import Durable
 from mpifarm.core.model import Block, FailureClass, LeaseId, Span, State
 from mpifarm.core.row import AttemptRow, unpack_rows
-from mpifarm.core.verbs import Batch
+from mpifarm.core.verbs import Batch, Return
 
 _Key = tuple[LeaseId, int]
 
@@ -90,7 +90,7 @@ class Ledger:
             self._batch.outcomes.append((row, file_row, tail))
         else:
             span = Span(row.lease, row.job, row.task, row.task + 1, row.attempt + 1)
-            self._batch.returned.append((span, FailureClass(row.failure)))
+            self._batch.returned.append(Return(span, FailureClass(row.failure)))
         self._resolve(row.lease, 1)
 
     def unstarted(self, span: Span) -> None:
@@ -116,7 +116,7 @@ class Ledger:
         for (lease, task), dealt in lost:
             del self._out[lease, task]
             span = Span(lease, dealt.block.job, task, task + 1, dealt.block.attempt + 1)
-            self._batch.returned.append((span, FailureClass.LOST))
+            self._batch.returned.append(Return(span, FailureClass.LOST))
             self._resolve(lease, 1)
         return len(lost)
 
@@ -136,4 +136,4 @@ class Ledger:
         del self._unresolved[lease]
         self._batch.done.append(lease)
         spans = self._unstarted.pop(lease, ())
-        self._batch.returned.extend((span, FailureClass.NONE) for span in spans)
+        self._batch.returned.extend(Return(span, FailureClass.NONE) for span in spans)

@@ -17,7 +17,8 @@ from dataclasses import dataclass
 from enum import Enum
 from typing import ClassVar, cast
 
-from mpifarm.core.model import Block, JobText, LeaseId, Span
+from mpifarm.core.job import JobText
+from mpifarm.core.model import Block, LeaseId, Span
 
 VERSION = 1
 

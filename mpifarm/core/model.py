@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from enum import IntEnum
 from typing import NamedTuple, NewType
 
@@ -48,12 +48,23 @@ class Shape(NamedTuple):
     """0: no limit."""
 
 
-class JobText(NamedTuple):
-    """What all tasks of a job share at execution; sent once to each leader."""
+class Parent(NamedTuple):
+    """Tasks `[lo, hi)` that others wait for."""
 
-    id: JobId
-    name: str
-    cwd: bytes
+    lo: int
+    hi: int
+    any: bool = False
+    """They must have ended; else they must have succeeded."""
+    job: JobId | None = None
+    """None: the job that is being submitted, its tasks counted from 1."""
+
+
+class Part(NamedTuple):
+    """Tasks in a row that need the same and wait for the same, on their way into the queue."""
+
+    shape: Shape
+    tasks: list[TaskText]
+    parents: tuple[Parent, ...] = ()
 
 
 class TaskText(NamedTuple):
@@ -73,6 +84,10 @@ class Block:
     shape: Shape
     lo: int
     tasks: Sequence[TaskText]
+    fails: int = 0
+    """Failed attempts of each of them that count against its retries."""
+    crashes: int = 0
+    """Nodes each of them was lost with."""
 
     @property
     def hi(self) -> int:
@@ -80,11 +95,11 @@ class Block:
         return self.lo + len(self.tasks)
 
     def head(self, count: int) -> Block:
-        return Block(self.lease, self.job, self.attempt, self.shape, self.lo, self.tasks[:count])
+        return replace(self, tasks=self.tasks[:count])
 
     def tail(self, count: int) -> Block:
         """What `head(count)` leaves."""
-        return Block(self.lease, self.job, self.attempt, self.shape, self.lo + count, self.tasks[count:])
+        return replace(self, lo=self.lo + count, tasks=self.tasks[count:])
 
 
 class AttemptKey(NamedTuple):
@@ -103,6 +118,9 @@ class Span(NamedTuple):
     lo: int
     hi: int
     attempt: int
+    fails: int = 0
+    crashes: int = 0
+    """As in Block, when they run again."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -121,7 +139,10 @@ class NodeShape:
 class Limits:
     """Every limit of a run, with its unit. Relations are checked, so that a changed one cannot break another."""
 
-    heartbeat_every_s: float = 5.0
+    heartbeat_every_s: float = 2.0
+    """So long a run may take to hear of a cancel or a drain."""
+    silent_s: float = 15.0
+    """A run that has not renewed for so long may be dying."""
     lease_s: float = 60.0
     """A run whose heartbeat is older is dead: its leases may be taken back by anyone."""
     leader_lost_s: float = 60.0
@@ -151,7 +172,7 @@ class Limits:
     queue_timeout_s: float = 300.0
 
     def __post_init__(self) -> None:
-        assert self.lease_s > 3 * self.heartbeat_every_s
+        assert self.lease_s > self.silent_s > 3 * self.heartbeat_every_s
         assert self.leader_lost_s > 3 * self.leader_beat_s
         assert self.message_bytes_max < self.unwritten_bytes_max
         assert self.chunk_bytes < self.message_bytes_max

@@ -96,8 +96,16 @@ def submit(client: Client, request: Request, until_commit: Interruptible) -> Non
         progress = stack.enter_context(Progress())
         cwd = os.fsencode(Path.cwd())
         path = os.path.realpath(os.fsencode(request.files[0])) if request.files and request.files[0] != "-" else None
-        facts = (request.name, job, request.priority or 0, request.hold, request.tags, request.dedupe)
-        terms = Terms(*facts, path, content.digest)
+        terms = Terms(
+            name=request.name,
+            job=job,
+            priority=request.priority or 0,
+            held=request.hold,
+            tags=request.tags,
+            dedupe=request.dedupe,
+            path=path,
+            digest=content.digest,
+        )
         done = client.submit_on(terms, request.source, cwd, until_commit.all_of(parts), progress.show)
     _say(request, done, time.monotonic() - started)
 

@@ -23,8 +23,9 @@ import time
 from collections.abc import Iterable, Mapping
 
 from mpifarm.core.commandline import plan, shell_is_altered
+from mpifarm.core.job import JobText
 from mpifarm.core.launching import Running
-from mpifarm.core.model import JobId, JobText
+from mpifarm.core.model import JobId
 from mpifarm.core.row import STDERR, STDOUT
 from mpifarm.launch.environ import JOB, NODE, Environment, name_task, scrubbed
 from mpifarm.launch.orphans import Marks

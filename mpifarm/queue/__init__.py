@@ -12,9 +12,9 @@ from __future__ import annotations
 from typing import Protocol
 
 from mpifarm.core.model import LeaseId, RunId
-from mpifarm.core.verbs import Batch, Grant, RunInfo
+from mpifarm.core.verbs import Batch, Grant, Order, Return, RunInfo
 
-__all__ = ["Batch", "Grant", "Queue", "RunInfo"]
+__all__ = ["Batch", "Grant", "Order", "Queue", "Return", "RunInfo"]
 
 
 class Queue(Protocol):
@@ -28,16 +28,18 @@ class Queue(Protocol):
         """Say where the outputs of the run are."""
 
     def lease(self, run: RunId, tasks_max: int, bytes_max: int, cpus_max: int) -> Grant:
-        """Claim up to `tasks_max` tasks (about `bytes_max` bytes of commands) whose shape fits `cpus_max` cores,
-        those of the highest priority first. QueueError when the run has ended."""
+        """Claim up to `tasks_max` tasks (about `bytes_max` bytes of commands) whose shape fits `cpus_max` cores and the
+        time the run has left, of the jobs and tags it works on, those of the highest priority first. QueueError when
+        the run has ended."""
 
     def record(self, run: RunId, batch: Batch) -> frozenset[LeaseId]:
         """Write outcomes, put returned tasks back, delete leases that are done: all of it or nothing, unless a lease
         is gone. Returns the leases that were gone: nothing of them is recorded. A task its lease has returned before
         is late too and left out."""
 
-    def renew(self, run: RunId) -> None:
-        """The heartbeat."""
+    def renew(self, run: RunId) -> tuple[Order, ...]:
+        """The heartbeat. Returns what the run was ordered since the last one that was answered; an order comes twice
+        when an answer is lost."""
 
     def expire(self, lease_s: float) -> int:
         """Put back what dead runs hold, as the next attempt. Dead: ended, not renewed for `lease_s` seconds, or a

@@ -7,7 +7,8 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import NamedTuple
 
-from mpifarm.core.model import JobId, RunId
+from mpifarm.core.job import Policy
+from mpifarm.core.model import JobId, Parent, RunId
 
 EVERYTHING = ((1, 2**31 - 1),)
 """All tasks of a job, as half-open ranges."""
@@ -24,6 +25,11 @@ class Terms:
     priority: int = 0
     held: bool = False
     tags: Mapping[str, str] = field(default_factory=dict)
+    policy: Policy = field(default_factory=Policy)
+    max_fails: int | None = None
+    """More failed tasks than that stop the job."""
+    after: tuple[Parent, ...] = ()
+    """Tasks of other jobs that all of these wait for."""
     dedupe: bool = False
     """Leave out commands that have succeeded in this directory, in whatever job."""
     path: bytes | None = None
@@ -83,6 +89,8 @@ class JobSummary(NamedTuple):
     failed: int
     cancelled: int
     tags: tuple[tuple[str, str], ...] = ()
+    policy: Policy = Policy()
+    max_fails: int | None = None
 
 
 class TaskLine(NamedTuple):
@@ -105,6 +113,26 @@ class TaskLine(NamedTuple):
     lease: int | None
     attempt: int | None
     stderr_tail: bytes | None
+    because: str | None = None
+    """JOB.T whose end cancelled it."""
+
+
+class Needed(NamedTuple):
+    """Tasks `[lo, hi)` of a job that a task waits for. `any`: they must have ended, else they must have succeeded."""
+
+    job: str
+    lo: int
+    hi: int
+    any: bool
+    met: bool
+
+
+class Cancelled(NamedTuple):
+    """What a cancel did. `tasks`: cancelled by now; `asked`: those that live runs were asked to stop."""
+
+    tasks: int
+    asked: int
+    runs: tuple[RunId, ...]
 
 
 class RunLine(NamedTuple):
@@ -127,6 +155,13 @@ class RunLine(NamedTuple):
     returned: int
     live: bool
     busy_s: float
+    held: int = 0
+    """Tasks it holds now."""
+    ends: float | None = None
+    """When its allocation ends."""
+    jobs: tuple[str, ...] = ()
+    tags: tuple[str, ...] = ()
+    """What it works on; see `mpifarm.core.verbs.RunInfo`."""
 
 
 class FailureLine(NamedTuple):

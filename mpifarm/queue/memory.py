@@ -10,11 +10,11 @@ from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
 
-from mpifarm.core.model import Block, FailureClass, JobId, JobText, LeaseId, RunId, Shape, Span, State, TaskText
-from mpifarm.core.row import AttemptRow
-from mpifarm.core.verbs import Batch, Grant, RunInfo
+from mpifarm.core.job import JobText
+from mpifarm.core.model import Block, FailureClass, JobId, LeaseId, RunId, Shape, Span, State, TaskText
+from mpifarm.core.verbs import Batch, Grant, Order, Outcome, Return, RunInfo
 from mpifarm.errors import QueueError
-from mpifarm.queue.ranges import RANGES_MAX, SILENT_S, Returned, check_batch, merged, runs_of
+from mpifarm.queue.ranges import RANGES_MAX, SILENT_S, check_batch, merged, runs_of
 
 
 @dataclass(slots=True)
@@ -63,9 +63,9 @@ class MemoryQueue:
         self._ready: dict[JobId, list[_Ready]] = {}
         self._leases: dict[LeaseId, _Lease] = {}
         self._runs: dict[RunId, _Run] = {}
-        self._returned: dict[LeaseId, list[Returned]] = {}
+        self._returned: dict[LeaseId, list[Return]] = {}
         self._leases_given = 0
-        self.outcomes: dict[tuple[JobId, int], tuple[AttemptRow, int, bytes | None]] = {}
+        self.outcomes: dict[tuple[JobId, int], Outcome] = {}
         """By (job, task): what was recorded, for good."""
 
     # --- jobs ------------------------------------------------------------------------------------------------
@@ -155,39 +155,41 @@ class MemoryQueue:
     def record(self, run: RunId, batch: Batch) -> frozenset[LeaseId]:
         check_batch(batch)
         returned = merged(batch.returned)
-        named = {row.lease for row, _, _ in batch.outcomes} | {span.lease for span, _ in returned} | set(batch.done)
+        named = {row.lease for row, _, _ in batch.outcomes} | {part.span.lease for part in returned} | set(batch.done)
         alive = {lease for lease in named if lease in self._leases and self._leases[lease].run == run}
         refused = frozenset(lease for lease in named - alive if not self._recorded(lease, batch, returned))
         for row, file_row, tail in batch.outcomes:
             if row.lease in alive and row.task in self._leases[row.lease].left:
                 self._leases[row.lease].left.remove(row.task)
                 self.outcomes[row.job, row.task] = (row, file_row, tail)
-        for span, failure in returned:
-            tasks = set(range(span.lo, span.hi))
-            if span.lease in alive and tasks <= self._leases[span.lease].left:
-                self._return(span, failure)
+        for part in returned:
+            span = part.span
+            if span.lease in alive and self._leases[span.lease].left.issuperset(range(span.lo, span.hi)):
+                self._return(part)
         for lease in batch.done:
             if lease in alive and not self._leases[lease].left:
                 del self._leases[lease]
         return refused
 
-    def _recorded(self, lease: LeaseId, batch: Batch, returned: list[Returned]) -> bool:
+    def _recorded(self, lease: LeaseId, batch: Batch, returned: list[Return]) -> bool:
         """Whether everything the batch says of a lease that is gone was recorded before."""
         for row, _, _ in batch.outcomes:
             if row.lease == lease:
                 known = self.outcomes.get((row.job, row.task))
                 if known is None or known[0].lease != lease:
                     return False
-        return all(pair in self._returned.get(lease, ()) for pair in returned if pair[0].lease == lease)
+        return all(part in self._returned.get(lease, ()) for part in returned if part.span.lease == lease)
 
-    def _return(self, span: Span, failure: FailureClass) -> None:
+    def _return(self, part: Return) -> None:
+        span = part.span
         lease = self._leases[span.lease]
         lease.left.difference_update(range(span.lo, span.hi))
-        self._returned.setdefault(span.lease, []).append((span, failure))
+        self._returned.setdefault(span.lease, []).append(part)
         insort(self._ready[lease.job], _Ready(span.lo, span.hi, span.attempt, lease.shape))
 
-    def renew(self, run: RunId) -> None:
+    def renew(self, run: RunId) -> tuple[Order, ...]:
         self._runs[run].beat = self._now()
+        return ()
 
     def expire(self, lease_s: float) -> int:
         dead = {number for number, run in self._runs.items() if run.ended or self._now() - run.beat > lease_s}
@@ -206,7 +208,7 @@ class MemoryQueue:
         for number, lease in [(n, lease) for n, lease in self._leases.items() if lease.run in runs]:
             count += len(lease.left)
             for lo, hi in runs_of(sorted(lease.left)):
-                self._return(Span(number, lease.job, lo, hi, lease.attempt + 1), FailureClass.LOST)
+                self._return(Return(Span(number, lease.job, lo, hi, lease.attempt + 1), FailureClass.LOST))
             del self._leases[number]
         return count
 

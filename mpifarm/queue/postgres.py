@@ -9,15 +9,16 @@ from typing import Any
 
 from psycopg.errors import UniqueViolation
 
-from mpifarm.core.model import Block, JobId, JobText, LeaseId, RunId, Shape, TaskText
+from mpifarm.core.job import JobText
+from mpifarm.core.model import Block, JobId, LeaseId, RunId, Shape, TaskText
 from mpifarm.core.row import AttemptRow
-from mpifarm.core.verbs import Batch, Grant, RunInfo
+from mpifarm.core.verbs import Batch, Grant, Order, Return, RunInfo
 from mpifarm.errors import QueueError, QueueUnreachable
 from mpifarm.queue.arrays import Byteas, Float4s, Float8s, Int2s, Int4s, Int8s
 from mpifarm.queue.connection import Connection, Database
 from mpifarm.queue.dsn import Dsn
 from mpifarm.queue.liveness import process_started
-from mpifarm.queue.ranges import RANGES_MAX, SILENT_S, Returned, check_batch, merged
+from mpifarm.queue.ranges import RANGES_MAX, SILENT_S, check_batch, merged
 from mpifarm.queue.statements import queries
 from mpifarm.queue.taking_back import dead_runs, put_back
 
@@ -69,9 +70,10 @@ class PostgresQueue:
         with self._database.using() as connection:
             connection.execute(SQL["name_file"], {"run": run, "path": path})
 
-    def renew(self, run: RunId) -> None:
+    def renew(self, run: RunId) -> tuple[Order, ...]:
         with self._database.using() as connection:
             connection.execute(SQL["renew"], {"run": run}, prepare=True)
+        return ()
 
     def close_run(self, run: RunId) -> None:
         with self._database.using() as connection, connection.transaction():
@@ -143,7 +145,7 @@ class PostgresQueue:
     def record(self, run: RunId, batch: Batch) -> frozenset[LeaseId]:
         check_batch(batch)
         returned = merged(batch.returned)
-        leases = {row.lease for row, _, _ in batch.outcomes} | {span.lease for span, _ in returned} | set(batch.done)
+        leases = {row.lease for row, _, _ in batch.outcomes} | {part.span.lease for part in returned} | set(batch.done)
         values = {
             "run": run,
             "leases": Int8s(sorted(leases)),
@@ -174,14 +176,14 @@ class PostgresQueue:
             return [lease for (lease,) in connection.execute(SQL["record"], values)]
 
     def _late(
-        self, connection: Connection, batch: Batch, returned: list[Returned], gone: set[LeaseId]
+        self, connection: Connection, batch: Batch, returned: list[Return], gone: set[LeaseId]
     ) -> frozenset[LeaseId]:
         """Of leases that are gone: those of which something in the batch is not recorded."""
         if not gone:
             return frozenset()
         # A statement of its own: it must see what the same batch, sent before, committed meanwhile.
         rows = [row for row, _, _ in batch.outcomes if row.lease in gone]
-        spans = [pair for pair in returned if pair[0].lease in gone]
+        spans = [part for part in returned if part.span.lease in gone]
         named = {
             "lease": Int8s([row.lease for row in rows]),
             "job": Int4s([row.job for row in rows]),
@@ -211,13 +213,13 @@ def _outcome_columns(batch: Batch) -> dict[str, object]:
     }
 
 
-def _span_columns(returned: list[Returned]) -> dict[str, object]:
+def _span_columns(returned: list[Return]) -> dict[str, object]:
     return {
-        "span_lease": Int8s([span.lease for span, _ in returned]),
-        "span_lo": Int4s([span.lo for span, _ in returned]),
-        "span_hi": Int4s([span.hi for span, _ in returned]),
-        "span_attempt": Int2s([span.attempt for span, _ in returned]),
-        "span_failure": Int2s([failure for _, failure in returned]),
+        "span_lease": Int8s([part.span.lease for part in returned]),
+        "span_lo": Int4s([part.span.lo for part in returned]),
+        "span_hi": Int4s([part.span.hi for part in returned]),
+        "span_attempt": Int2s([part.span.attempt for part in returned]),
+        "span_failure": Int2s([part.failure for part in returned]),
     }
 
 

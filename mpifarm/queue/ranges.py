@@ -5,28 +5,26 @@ from __future__ import annotations
 from collections.abc import Iterable
 from itertools import groupby
 
-from mpifarm.core.model import FailureClass, Limits, Span, State
-from mpifarm.core.verbs import Batch
+from mpifarm.core.model import FailureClass, Limits, State
+from mpifarm.core.verbs import Batch, Return
 
 RANGES_MAX = 64
 """Ready ranges that one lease call may take from."""
 
-SILENT_S = 3 * Limits().heartbeat_every_s
-"""A run that has not renewed for so long may be dying; `Grant.silent` counts what it holds."""
-
-Returned = tuple[Span, FailureClass]
+SILENT_S = Limits().silent_s
+"""`Grant.silent` counts what runs hold that have not renewed for so long."""
 
 
-def merged(returned: Iterable[Returned]) -> list[Returned]:
-    """Neighbouring spans of one lease, attempt and failure as one. A lost node returns thousands of single tasks."""
-    whole: list[Returned] = []
-    for span, failure in sorted(returned):
+def merged(returned: Iterable[Return]) -> list[Return]:
+    """Neighbouring spans of one lease that are alike as one. A lost node returns thousands of single tasks."""
+    whole: list[Return] = []
+    for part in sorted(returned):
         if whole:
-            last, last_failure = whole[-1]
-            if (last.lease, last.hi, last.attempt, last_failure) == (span.lease, span.lo, span.attempt, failure):
-                whole[-1] = (last._replace(hi=span.hi), failure)
+            grown = whole[-1]._replace(span=whole[-1].span._replace(hi=part.span.hi))
+            if whole[-1].span.hi == part.span.lo and grown == part._replace(span=part.span._replace(lo=grown.span.lo)):
+                whole[-1] = grown
                 continue
-        whole.append((span, failure))
+        whole.append(part)
     return whole
 
 
@@ -36,9 +34,10 @@ def check_batch(batch: Batch) -> None:
     assert len(done) == len(batch.done)
     for row, _, _ in batch.outcomes:
         assert State(row.state).final
-    for span, failure in batch.returned:
-        assert span.lo < span.hi
-        assert failure is not FailureClass.NONE or span.lease in done
+    for part in batch.returned:
+        assert part.span.lo < part.span.hi
+        assert part.failure is not FailureClass.NONE or part.span.lease in done
+        assert part.state is State.RETURNED or (part.state is State.FAILED and part.failure is not FailureClass.NONE)
 
 
 def runs_of(numbers: Iterable[int]) -> list[tuple[int, int]]:

@@ -8,9 +8,10 @@ import time
 from collections.abc import Callable, Iterable
 from pathlib import Path
 
+from mpifarm.core.job import JobText
 from mpifarm.core.launching import EndedAttempt
 from mpifarm.core.messages import Drain, Ended, LauncherLog, LinkMessage, NotStarted, Pieces, Setup, Start
-from mpifarm.core.model import Block, JobId, JobText, LeaseId, Shape, Span, TaskText
+from mpifarm.core.model import Block, JobId, LeaseId, Shape, Span, TaskText
 from mpifarm.core.row import STDOUT
 from mpifarm.launch.launcher import fork_launcher
 

@@ -6,7 +6,7 @@ import pytest
 
 from mpifarm.core.model import FailureClass, Shape, State, TaskText
 from mpifarm.errors import QueueError
-from mpifarm.queue import Batch
+from mpifarm.queue import Batch, Return
 from tests.queue.worlds import HERE, LEASE_S, World, all_ended, ended, lease, like_tasks, one, span
 
 
@@ -145,9 +145,11 @@ class RecordContract:
         job = world.submit(like_tasks(10))
         run = world.queue.open_run(HERE)
         block = one(world.queue, run)
-        lost = (span(block, 3, 5), FailureClass.LOST)
+        lost = Return(span(block, 3, 5), FailureClass.LOST)
         first = Batch([ended(block, 1), ended(block, 2)], [lost])
-        last = Batch([ended(block, 5), ended(block, 6)], [(span(block, 7, 11, 1), FailureClass.NONE)], [block.lease])
+        last = Batch(
+            [ended(block, 5), ended(block, 6)], [Return(span(block, 7, 11, 1), FailureClass.NONE)], [block.lease]
+        )
         for batch in (first, first, last, last):
             assert world.queue.record(run, batch) == frozenset()
             world.check()
@@ -169,12 +171,12 @@ class RecordContract:
         job = world.submit(like_tasks(10))
         run = world.queue.open_run(HERE)
         block = one(world.queue, run)
-        returned = [(span(block, 4, 5), FailureClass.LOST), (span(block, 5, 6), FailureClass.LOST)]
+        returned = [Return(span(block, 4, 5), FailureClass.LOST), Return(span(block, 5, 6), FailureClass.LOST)]
         world.queue.record(run, Batch(returned=returned))
         world.check()
         again = one(world.queue, run)
         assert (again.lo, again.hi, again.attempt) == (4, 6, 2)
-        unstarted = (span(block, 6, 11, 1), FailureClass.NONE)
+        unstarted = Return(span(block, 6, 11, 1), FailureClass.NONE)
         world.queue.record(run, Batch([ended(block, task) for task in (1, 2, 3)], [unstarted], [block.lease]))
         world.check()
         rest = one(world.queue, run)
@@ -187,7 +189,7 @@ class RecordContract:
         job = world.submit(like_tasks(3))
         run = world.queue.open_run(HERE)
         block = one(world.queue, run)
-        world.queue.record(run, Batch(returned=[(span(block, 2, 3), FailureClass.LOST)]))
+        world.queue.record(run, Batch(returned=[Return(span(block, 2, 3), FailureClass.LOST)]))
         assert world.queue.record(run, Batch([ended(block, 1), ended(block, 2)])) == frozenset()
         assert world.counts(job) == {"succeeded": 1, "pending": 1, "running": 1}
         world.check()
@@ -197,7 +199,7 @@ class RecordContract:
         run = world.queue.open_run(HERE)
         block = one(world.queue, run)
         world.queue.record(run, Batch([ended(block, 2)]))
-        world.queue.record(run, Batch(returned=[(span(block, 1, 4), FailureClass.LOST)]))
+        world.queue.record(run, Batch(returned=[Return(span(block, 1, 4), FailureClass.LOST)]))
         assert world.counts(job) == {"succeeded": 1, "running": 2}
         world.check()
 
@@ -236,7 +238,7 @@ class ExpireContract:
             run,
             Batch(
                 [ended(block, task) for task in (1, 2, 5, 9, 15)],
-                [(span(block, 3, 4), FailureClass.WALLTIME), (span(block, 10, 12), FailureClass.LOST)],
+                [Return(span(block, 3, 4), FailureClass.WALLTIME), Return(span(block, 10, 12), FailureClass.LOST)],
             ),
         )
         world.pass_time(LEASE_S + 1)
@@ -253,7 +255,7 @@ class ExpireContract:
         job = world.submit(like_tasks(6))
         run = world.queue.open_run(HERE)
         block = one(world.queue, run)
-        world.queue.record(run, Batch(returned=[(span(block, 2, 4), FailureClass.LOST)]))
+        world.queue.record(run, Batch(returned=[Return(span(block, 2, 4), FailureClass.LOST)]))
         again = one(world.queue, run)
         world.queue.record(run, Batch(all_ended(again), done=[again.lease]))
         world.queue.record(run, Batch([ended(block, 1)], done=[block.lease]))

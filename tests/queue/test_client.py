@@ -9,7 +9,7 @@ import pytest
 
 from mpifarm.core.model import FailureClass, JobId, Shape, State, TaskText
 from mpifarm.errors import QueueUnreachable, UsageError
-from mpifarm.queue import Batch, loading
+from mpifarm.queue import Batch, Return, loading
 from mpifarm.queue.client import Client
 from mpifarm.queue.dsn import Dsn
 from tests.queue.worlds import HERE, Parts, PostgresWorld, all_ended, ended, lease, like_tasks, one, span
@@ -195,7 +195,7 @@ def played(world: PostgresWorld) -> JobId:
     block = one(world.queue, run, 6)
     states = [State.SUCCEEDED, State.FAILED, State.CANCELLED]
     outcomes = [ended(block, task, state) for task, state in enumerate(states, 1)]
-    world.queue.record(run, Batch(outcomes, [(span(block, 4, 5), FailureClass.WALLTIME)]))
+    world.queue.record(run, Batch(outcomes, [Return(span(block, 4, 5), FailureClass.WALLTIME)]))
     return job
 
 

@@ -12,7 +12,7 @@ import pytest
 
 from mpifarm.core.model import Block, FailureClass, JobId, LeaseId, RunId, Shape, State, TaskText
 from mpifarm.errors import UsageError
-from mpifarm.queue import Batch, changes
+from mpifarm.queue import Batch, Return, changes
 from mpifarm.queue.client import Client
 from mpifarm.queue.dsn import Dsn
 from mpifarm.queue.lines import Terms
@@ -269,7 +269,7 @@ def test_recover_says_what_it_takes(world: PostgresWorld) -> None:
     job = world.submit(like_tasks(10))
     run = world.queue.open_run(HERE)
     block = one(world.queue, run, 6)
-    world.queue.record(run, Batch([ended(block, 1)], [(span(block, 2, 4), FailureClass.LOST)]))
+    world.queue.record(run, Batch([ended(block, 1)], [Return(span(block, 2, 4), FailureClass.LOST)]))
     assert world.client.recover() == []
     world.pass_time(2 * LEASE_S)
     for dry_run in (True, False):
@@ -443,7 +443,11 @@ def test_any_sequence_of_verbs_keeps_every_task_in_one_place(world: PostgresWorl
         run, block, left = held.pop(choose.randrange(len(held)))
         ends = [left.pop(0) for _ in range(choose.randint(1, len(left)))]
         outcomes = [ended(block, task, choose.choice((State.SUCCEEDED, *BAD))) for task in ends]
-        back = [(span(block, left[0], left[-1] + 1), FailureClass.WALLTIME)] if left and choose.random() < 0.5 else []
+        back = (
+            [Return(span(block, left[0], left[-1] + 1), FailureClass.WALLTIME)]
+            if left and choose.random() < 0.5
+            else []
+        )
         done = not left or bool(back)
         batch = Batch(outcomes, back, [block.lease] if done else [])
         queue.record(run, batch)

@@ -9,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from mpifarm.core.model import Block, FailureClass, RunId, Shape, TaskText
-from mpifarm.queue import Batch
+from mpifarm.queue import Batch, Return
 from mpifarm.queue.ranges import merged, runs_of
 from tests.queue.contract import QueueContract
 from tests.queue.worlds import HERE, LEASE_S, MANY, MemoryWorld, ended, span
@@ -33,8 +33,10 @@ def test_ranges_of_numbers_are_the_numbers(numbers: set[int]) -> None:
 @given(st.lists(st.tuples(st.integers(1, 3), st.integers(1, 30), st.sampled_from(FailureClass)), unique=True))
 def test_merged_spans_hold_the_same_tasks(singles: list[tuple[int, int, FailureClass]]) -> None:
     blocks = {number: Block(number, 1, 1, Shape(), 1, [TaskText(b"")] * 30) for number in (1, 2, 3)}  # type: ignore[arg-type]
-    returned = [(span(blocks[number], task, task + 1), failure) for number, task, failure in singles]
-    flat = [(part.lease, task, failure) for part, failure in merged(returned) for task in range(part.lo, part.hi)]
+    returned = [Return(span(blocks[number], task, task + 1), failure) for number, task, failure in singles]
+    flat = [
+        (part.span.lease, task, part.failure) for part in merged(returned) for task in range(part.span.lo, part.span.hi)
+    ]
     assert sorted(flat) == sorted(singles)
 
 
@@ -77,7 +79,7 @@ class Play:
             lo = block.lo + which % len(block.tasks)
             hi = min(lo + count, block.hi)
             if verb == "return":
-                batch = Batch(returned=[(span(block, lo, hi), FailureClass.LOST)])
+                batch = Batch(returned=[Return(span(block, lo, hi), FailureClass.LOST)])
             else:
                 batch = Batch([ended(block, task) for task in range(lo, hi)], done=[block.lease] if extra else [])
             queue.record(run, batch)

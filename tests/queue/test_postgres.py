@@ -16,7 +16,7 @@ import pytest
 
 from mpifarm.core.model import FailureClass, Shape, TaskText
 from mpifarm.errors import QueueUnreachable
-from mpifarm.queue import Batch, liveness
+from mpifarm.queue import Batch, Return, liveness
 from mpifarm.queue.dsn import Dsn
 from mpifarm.queue.postgres import SQL, PostgresQueue
 from tests.queue.contract import QueueContract
@@ -76,7 +76,7 @@ def test_a_lost_record_is_not_doubled(world: PostgresWorld, wire: tuple[Postgres
     job = world.submit(like_tasks(10))
     run = queue.open_run(HERE)
     block = one(queue, run)
-    first = Batch([ended(block, 1)], [(span(block, 2, 4), FailureClass.LOST)])
+    first = Batch([ended(block, 1)], [Return(span(block, 2, 4), FailureClass.LOST)])
     last = Batch([ended(block, task) for task in range(4, 11)], done=[block.lease])
     for batch in (first, last):
         lost(proxy, lambda batch=batch: queue.record(run, batch))  # type: ignore[misc]

@@ -17,7 +17,7 @@ import pytest
 
 from mpifarm.core.model import Block, FailureClass, JobId, LeaseId, RunId
 from mpifarm.errors import QueueError
-from mpifarm.queue import Batch
+from mpifarm.queue import Batch, Return
 from mpifarm.queue.dsn import Dsn
 from mpifarm.queue.postgres import PostgresQueue
 from tests.fix_farm import wait_for
@@ -98,7 +98,7 @@ def race(pg_dsn: Dsn) -> Iterator[Race]:
 def verbs(race: Race) -> dict[str, Callable[[PostgresQueue], Any]]:
     run, block = race.run, race.block
     some = Batch([ended(block, task) for task in range(1, 5)])
-    back = Batch(returned=[(span(block, 5, 7), FailureClass.LOST)])
+    back = Batch(returned=[Return(span(block, 5, 7), FailureClass.LOST)])
     rest = Batch([ended(block, task) for task in range(7, 11)], done=[block.lease])
     return {
         "lease": lambda queue: lease(queue, run, 5),
