@@ -7,6 +7,7 @@ three processes and reaches the disk without being taken apart. `mpifarm.output.
 from __future__ import annotations
 
 import struct
+import zlib
 from collections.abc import Iterator
 from typing import NamedTuple
 
@@ -85,6 +86,16 @@ class AttemptRow(NamedTuple):
 
 
 assert AttemptRow._fields == tuple(name for name, _ in FIELDS)
+
+
+_OUTPUT = struct.Struct("<QQII")
+
+
+def output_checksum(row: AttemptRow) -> int:
+    """CRC-32, as a signed number, of the lengths and checksums of an attempt's outputs: what the queue remembers of
+    them, to tell a run file that is not the one that was written."""
+    packed = _OUTPUT.pack(row.stdout_bytes, row.stderr_bytes, row.stdout_crc32, row.stderr_crc32)
+    return (zlib.crc32(packed) ^ 0x8000_0000) - 0x8000_0000
 
 
 def unpack_rows(packed: bytes) -> Iterator[AttemptRow]:

@@ -14,11 +14,12 @@ import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack
 from dataclasses import dataclass, field
+from itertools import starmap
 from pathlib import Path
 from types import FrameType
 from typing import TYPE_CHECKING, BinaryIO, cast
 
-from mpifarm.core.model import Shape, TaskText
+from mpifarm.core.model import Part, Shape, TaskText
 from mpifarm.errors import UsageError
 from mpifarm.progress import Progress
 from mpifarm.queue.lines import Submitted, Terms
@@ -106,7 +107,7 @@ def submit(client: Client, request: Request, until_commit: Interruptible) -> Non
             path=path,
             digest=content.digest,
         )
-        done = client.submit_on(terms, request.source, cwd, until_commit.all_of(parts), progress.show)
+        done = client.submit_on(terms, request.source, cwd, starmap(Part, until_commit.all_of(parts)), progress.show)
     _say(request, done, time.monotonic() - started)
 
 

@@ -13,10 +13,11 @@ from psycopg.types.json import Jsonb
 
 from mpifarm.core.model import FailureClass, JobId, Limits, RunId, State
 from mpifarm.errors import UsageError
-from mpifarm.queue.arrays import Int2s
+from mpifarm.queue.arrays import Int2s, Int4s
 from mpifarm.queue.connection import Connection, Database
-from mpifarm.queue.lines import EVERYTHING, Holding
+from mpifarm.queue.lines import EVERYTHING, Cancelled, Holding, Needed
 from mpifarm.queue.liveness import surely_gone
+from mpifarm.queue.settling import cancel, judge, settle
 from mpifarm.queue.statements import queries
 from mpifarm.queue.taking_back import dead_runs, put_back
 
@@ -66,8 +67,10 @@ class Changes:
         states: Collection[State] = (State.FAILED, State.CANCELLED),
         failures: Collection[FailureClass] = tuple(FailureClass),
     ) -> int:
-        """Tasks that ended in these states and with these failures become ready again, as the next attempt. Returns
-        how many. In slices: when it is interrupted, some are ready again and the others are as they were."""
+        """Tasks that ended in these states and with these failures become ready again, as the next attempt, with all
+        the retries of their job; those that wait for others wait again, also those that were cancelled because of the
+        ones retried. Returns how many. In slices: when it is interrupted, some are ready again and the others are as
+        they were."""
         values = {"job": job, "states": Int2s(sorted(states)), "failures": Int2s(sorted(failures))}
         statement = _RERUN if State.SUCCEEDED in states else SQL["retry"]
         never_began = State.CANCELLED in states and FailureClass.CANCELLED in failures
@@ -78,16 +81,18 @@ class Changes:
                     with connection.transaction():
                         connection.execute(SQL["lock_job"], {"job": job})
                         done += _number(connection, SQL["revive"], {"job": job, "lo": lo, "hi": hi})
+                        done += _wake(connection, job, lo, hi)
                 start = lo
                 while start < hi:
                     with connection.transaction():
-                        connection.execute(SQL["lock_job"], {"job": job})
-                        connection.execute(SQL["lock_job_leases"], {"job": job})
+                        _lock(connection, job)
                         span = {"lo": start, "hi": hi, "tasks_max": SLICE_TASKS}
                         row = connection.execute(statement, values | span).fetchone()
-                    assert row is not None
-                    tasks, last = row
-                    done += tasks
+                        assert row is not None
+                        tasks, last = row
+                        done += tasks
+                        if tasks:
+                            done += _wake(connection, job, start, last + 1)
                     if tasks < SLICE_TASKS:
                         break
                     start = last + 1
@@ -97,11 +102,28 @@ class Changes:
         """Every task that has ended becomes ready again, also those that succeeded. Returns how many."""
         return self.retry(job, ranges=ranges, states=[state for state in State if state.final])
 
-    def cancel(self, job: JobId, *, ranges: Ranges = EVERYTHING) -> int:
-        """Tasks that nobody has leased will not run. Returns how many; those that run are left alone."""
+    def cancel(self, job: JobId, *, ranges: Ranges = EVERYTHING) -> Cancelled:
+        """Tasks that nobody has leased will not run; the runs that hold others are asked to end them, which takes a
+        heartbeat and what the tasks make of a SIGTERM. What waits for any of them to succeed is cancelled too."""
         with self._database.using() as connection, connection.transaction():
             connection.execute(SQL["lock_job"], {"job": job})
-            return sum(_number(connection, SQL["cancel"], {"job": job, "lo": lo, "hi": hi}) for lo, hi in ranges)
+            tasks, runs = cancel(connection, job, ranges)
+            if not runs:
+                return Cancelled(tasks, 0, ())
+            held = [_number(connection, SQL["held_of"], {"job": job, "lo": lo, "hi": hi}) for lo, hi in ranges]
+            return Cancelled(tasks, sum(held), tuple(runs))
+
+    def drain(self, run: RunId, *, now: bool = False) -> bool:
+        """Ask a run to begin nothing more and to end when its tasks have, or `now`: within its grace. False: it is not
+        live. It hears of that with its next heartbeat."""
+        asked = {"run": run, "now": now, "lease_s": Limits().lease_s}
+        with self._database.using() as connection:
+            return connection.execute(SQL["ask_to_drain"], asked).rowcount > 0
+
+    def needed(self, job: JobId, task: int) -> list[Needed]:
+        """What a task waits for, or has waited for."""
+        with self._database.using() as connection:
+            return [Needed(*row) for row in connection.execute(SQL["needed"], {"job": job, "no": task})]
 
     def holdings(self, job: JobId | None = None) -> list[Holding]:
         """What runs hold, of one job or of all."""
@@ -131,7 +153,11 @@ class Changes:
             connection.execute(SQL["lock_adding"], named)
             # Held, and with nothing ready, nobody can lease from it while the rest goes.
             connection.execute(SQL["set_job"], {"priority": None, "held": True, "tags": Jsonb({})} | named)
+            others = [name for (name,) in connection.execute(SQL["dependants"], named)]
+            if others:
+                raise UsageError(f"tasks of {', '.join(others)} wait for tasks of this job: cancel or drop those first")
             connection.execute(SQL["drop_ready"], named)
+            connection.execute(SQL["drop_waiting"], named)
             live = [holding for holding in _holdings(connection, job) if not holding.dead]
             if live:
                 held = ", ".join(f"run {holding.run} holds {holding.tasks:,}" for holding in live)
@@ -146,6 +172,26 @@ def _holdings(connection: Connection, job: JobId | None) -> list[Holding]:
         Holding(RunId(run), host, dead or surely_gone(host, boot, pid, pid_started), age_s, tasks)
         for run, host, boot, pid, pid_started, dead, age_s, tasks in rows
     ]
+
+
+def _lock(connection: Connection, job: JobId) -> None:
+    """Let nobody lease, return or record tasks of a job until the commit; nor cancel what waits for them."""
+    named: dict[str, object] = {"job": job}
+    depended_on = _number(connection, SQL["has_dependants"], named)
+    connection.execute(SQL["lock_parents"] if depended_on else SQL["lock_job"], {**named, "jobs": Int4s([job])})
+    connection.execute(SQL["lock_job_leases"], named)
+
+
+def _wake(connection: Connection, job: JobId, lo: int, hi: int) -> int:
+    """After tasks [lo, hi) were retried: what was cancelled because of them waits again, and whatever waits is looked
+    at. Returns the number of tasks that were cancelled and wait again."""
+    span = {"job": job, "lo": lo, "hi": hi}
+    row = connection.execute(SQL["revive_dependants"], span).fetchone()
+    assert row is not None
+    revived, gates = row
+    own = [gate for (gate,) in connection.execute(SQL["gates_of_job"], span)]
+    settle(connection, judge(connection, [*gates, *own]))
+    return int(revived)
 
 
 def _number(connection: Connection, statement: bytes, values: dict[str, object]) -> int:

@@ -14,14 +14,17 @@ from typing import Any
 
 from psycopg.types.json import Jsonb
 
-from mpifarm.core.model import FailureClass, JobId, Limits, RunId, Shape, State, TaskText
+from mpifarm.core.job import Policy
+from mpifarm.core.model import FailureClass, JobId, Limits, Part, RunId, Shape, State
 from mpifarm.errors import UsageError
+from mpifarm.queue.arrays import Int4s
 from mpifarm.queue.changes import Changes
 from mpifarm.queue.connection import Connection, Database
 from mpifarm.queue.dsn import Dsn
 from mpifarm.queue.lines import FailureLine, JobSummary, PastAttempt, RunLine, Submitted, TaskLine, Terms
 from mpifarm.queue.liveness import surely_gone
-from mpifarm.queue.loading import Loading, Screening
+from mpifarm.queue.loading import Loading, Place, Screening
+from mpifarm.queue.settling import judge, settle
 from mpifarm.queue.statements import queries
 
 __all__ = ["Client", "FailureLine", "JobSummary", "RunLine", "TaskLine"]
@@ -30,7 +33,7 @@ SQL = queries()
 
 _FAILURES = {failure.value: failure.name.lower() for failure in FailureClass}
 _BAD = frozenset(("failed", "cancelled"))
-_STATES = ("pending", "running", "succeeded", "failed", "cancelled")
+_STATES = ("waiting", "pending", "running", "succeeded", "failed", "cancelled")
 _NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.+-]{0,99}")
 _TAKEN_WORDS = ("last", "all")
 """They choose jobs."""
@@ -61,7 +64,7 @@ class Client(Changes):
         name: str | None,
         source: str,
         cwd: bytes,
-        parts: Iterable[tuple[Shape, list[TaskText]]],
+        parts: Iterable[Part],
         progress: Callable[[int], None] | None = None,
     ) -> JobSummary:
         """A new job of all tasks in `parts`: see `submit_on`."""
@@ -74,7 +77,7 @@ class Client(Changes):
         terms: Terms,
         source: str,
         cwd: bytes,
-        parts: Iterable[tuple[Shape, list[TaskText]]],
+        parts: Iterable[Part],
         progress: Callable[[int], None] | None = None,
     ) -> Submitted:
         """A new job of the tasks in `parts`, or more tasks of a job, in one transaction: they appear whole or not at
@@ -92,7 +95,8 @@ class Client(Changes):
                 else:
                     connection.execute(SQL["lock_adding"], {"job": job})
                     before = _size(connection, job, cwd)
-                loading = Screening(connection, job, before, cwd) if terms.dedupe else Loading(connection, job, before)
+                place = Place(connection, job, before, terms.after)
+                loading = Screening(place, cwd) if terms.dedupe else Loading(place)
                 loading.load(parts, progress)
                 if loading.tasks + loading.skipped == 0:
                     raise UsageError(f"{source or 'the job'}: no tasks; nothing was submitted")
@@ -100,6 +104,7 @@ class Client(Changes):
                 if loading.tasks:
                     _put_job(connection, terms, source, cwd, job, loading)
                     loading.make_ready()
+                    _look_at_parents(connection, job, before, terms)
                     earlier = _note_file(connection, terms, job, before, loading.tasks)
             summary = self._summaries(connection, job)[0] if loading.tasks or before else None
             return Submitted(summary, loading.tasks, loading.skipped, earlier)
@@ -217,20 +222,21 @@ class Client(Changes):
 
 
 def _summary(*row: Any) -> JobSummary:
-    number, name, submitted, priority, held, source, cwd, total, tags, *ended = row
-    pending, succeeded, failed, cancelled = ended
-    # Every task is in one place: what is neither ready nor recorded is leased.
-    running = total - pending - succeeded - failed - cancelled
+    number, name, submitted, priority, held, source, cwd, total, tags, *counted, policy, max_fails = row
+    waiting, pending, succeeded, failed, cancelled = counted
+    # Every task is in one place: what neither waits nor is ready nor recorded is leased.
+    running = total - waiting - pending - succeeded - failed - cancelled
     if running:
         state = "running"
     elif pending:
         state = "pending"
+    elif waiting:
+        state = "waiting"
     else:
         state = "failed" if failed else "cancelled" if cancelled else "succeeded"
-    counts = (total, 0, pending, running, succeeded, failed, cancelled)
-    return JobSummary(
-        JobId(number), name, state, submitted, priority, held, source, cwd, *counts, tuple(sorted(tags.items()))
-    )
+    counts = (total, waiting, pending, running, succeeded, failed, cancelled)
+    rest = tuple(sorted(tags.items())), Policy.from_json(policy), max_fails
+    return JobSummary(JobId(number), name, state, submitted, priority, held, source, cwd, *counts, *rest)
 
 
 def _size(connection: Connection, job: JobId, cwd: bytes) -> int:
@@ -264,11 +270,24 @@ def _put_job(connection: Connection, terms: Terms, source: str, cwd: bytes, job:
         "priority": terms.priority,
         "held": terms.held,
         "tags": Jsonb(dict(terms.tags)),
+        "policy": Jsonb(terms.policy.to_json()),
+        "max_fails": terms.max_fails,
     }
     for candidate in [terms.name] if terms.name is not None else _names(source):
         if connection.execute(SQL["add_job"], {**row, "name": candidate}).rowcount:
             return
     raise _taken(terms.name or source)
+
+
+def _look_at_parents(connection: Connection, job: JobId, before: int, terms: Terms) -> None:
+    """Begin at once what has nothing to wait for any more."""
+    parents = {parent.job: parent.hi for parent in terms.after if parent.job is not None}
+    totals: dict[int, int] = dict(connection.execute(SQL["lock_parents"], {"jobs": Int4s(sorted(parents))}).fetchall())
+    if any(hi > totals.get(parent, 0) + 1 for parent, hi in parents.items()):
+        raise UsageError("a job that these tasks should wait for is gone; nothing was submitted")
+    values = {"job": job, "lo": before + 1}
+    gates = [gate for (gate,) in connection.execute(SQL["gates_of_others"], values)]
+    settle(connection, judge(connection, gates))
 
 
 def _note_file(connection: Connection, terms: Terms, job: JobId, before: int, tasks: int) -> tuple[str, ...]:

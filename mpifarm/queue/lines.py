@@ -3,7 +3,7 @@ Plain data, never psycopg."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import NamedTuple
 
@@ -113,6 +113,8 @@ class TaskLine(NamedTuple):
     lease: int | None
     attempt: int | None
     stderr_tail: bytes | None
+    checksum: int | None = None
+    """See `mpifarm.core.row.output_checksum`."""
     because: str | None = None
     """JOB.T whose end cancelled it."""
 
@@ -159,8 +161,8 @@ class RunLine(NamedTuple):
     """Tasks it holds now."""
     ends: float | None = None
     """When its allocation ends."""
-    jobs: tuple[str, ...] = ()
-    tags: tuple[str, ...] = ()
+    jobs: Sequence[str] = ()
+    tags: Sequence[str] = ()
     """What it works on; see `mpifarm.core.verbs.RunInfo`."""
 
 

@@ -10,9 +10,11 @@ no more memory than ten thousand, also when every line has another shape.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator
+from itertools import starmap
 from struct import Struct
+from typing import NamedTuple
 
-from mpifarm.core.model import JobId, Shape, TaskText
+from mpifarm.core.model import JobId, Parent, Part, Shape
 from mpifarm.errors import UsageError
 from mpifarm.queue.arrays import Float8s, Int4s
 from mpifarm.queue.connection import Connection
@@ -34,23 +36,37 @@ TASKS_MAX = 2**31 - 2
 """In one job."""
 
 
+class Place(NamedTuple):
+    """Where tasks go. `before`: tasks the job has already; `after`: what all of them wait for."""
+
+    connection: Connection
+    job: JobId
+    before: int = 0
+    after: tuple[Parent, ...] = ()
+
+
+class _Range(NamedTuple):
+    """Tasks [lo, hi) on their way in."""
+
+    shape: Shape
+    parents: tuple[Parent, ...]
+    lo: int
+    hi: int
+
+
 class Loading:
-    """Tasks of one job on their way in, inside the caller's transaction. `before`: tasks the job has already."""
+    """Tasks of one job on their way in, inside the caller's transaction."""
 
-    _COPY, _ADD_RANGES = SQL["copy_tasks"], SQL["add_ready"]
+    _COPY, _ADD_RANGES, _ADD_NEEDS = SQL["copy_tasks"], SQL["add_ready"], SQL["add_needs"]
 
-    def __init__(self, connection: Connection, job: JobId, before: int = 0) -> None:
-        self._connection = connection
-        self._job = job
-        self._before = before
-        self._ranges: list[tuple[Shape, int, int]] = []
+    def __init__(self, place: Place) -> None:
+        self._connection, self._job, self._before, self._after = place
+        self._ranges: list[_Range] = []
         self.tasks = 0
         self.skipped = 0
         self.command_bytes = 0
 
-    def load(
-        self, parts: Iterable[tuple[Shape, list[TaskText]]], progress: Callable[[int], None] | None = None
-    ) -> None:
+    def load(self, parts: Iterable[Part], progress: Callable[[int], None] | None = None) -> None:
         """Raises UsageError for a command that cannot be run."""
         pieces = self._pieces(parts)
         for piece in pieces:
@@ -73,26 +89,38 @@ class Loading:
         del self._ranges[: len(ranges)]
         values = {
             "job": self._job,
-            "cpus": Int4s([shape.cpus for shape, _, _ in ranges]),
-            "time_limit_s": Float8s([shape.time_limit_s for shape, _, _ in ranges]),
-            "lo": Int4s([lo for _, lo, _ in ranges]),
-            "hi": Int4s([hi for _, _, hi in ranges]),
+            "cpus": Int4s([part.shape.cpus for part in ranges]),
+            "time_limit_s": Float8s([part.shape.time_limit_s for part in ranges]),
+            "lo": Int4s([part.lo for part in ranges]),
+            "hi": Int4s([part.hi for part in ranges]),
+            "waits": Int4s([len(part.parents) for part in ranges]),
         }
         self._connection.execute(self._ADD_RANGES, values)
+        needs = [(part.lo, part.hi, *self._absolute(parent)) for part in ranges for parent in part.parents]
+        if needs:
+            names = ("lo", "hi", "parent", "parent_lo", "parent_hi", "any_end")
+            columns = {name: Int4s(column) for name, column in zip(names, zip(*needs))}
+            self._connection.execute(self._ADD_NEEDS, {"job": self._job, **columns})
 
-    def _pieces(self, parts: Iterable[tuple[Shape, list[TaskText]]]) -> Iterator[bytes]:
+    def _absolute(self, parent: Parent) -> tuple[int, int, int, int]:
+        """Job, lo, hi, any: numbers within the submission as those within the job."""
+        shift, job = (self._before, self._job) if parent.job is None else (0, parent.job)
+        return job, parent.lo + shift, parent.hi + shift, int(parent.any)
+
+    def _pieces(self, parts: Iterable[Part]) -> Iterator[bytes]:
         """Rows for COPY, many at once; counts as it goes."""
         rows: list[bytes] = []
-        for shape, texts in parts:
+        for shape, texts, parents in starmap(Part, parts):
             for at in range(0, len(texts), _PIECE_TASKS):
-                self._append(shape, texts[at : at + _PIECE_TASKS], rows)
+                self._append(Part(shape, texts[at : at + _PIECE_TASKS], parents + self._after), rows)
                 if len(rows) >= 2 * _PIECE_TASKS:
                     yield b"".join(rows)
                     rows.clear()
         if rows:
             yield b"".join(rows)
 
-    def _append(self, shape: Shape, texts: list[TaskText], rows: list[bytes]) -> None:
+    def _append(self, part: Part, rows: list[bytes]) -> None:
+        shape, texts, parents = part
         pack, job, first = _ROW.pack, self._job, self._before + self.tasks + 1
         for no, (command, entry) in enumerate(texts, first):
             if b"\0" in command:
@@ -105,26 +133,24 @@ class Loading:
         end = first + len(texts)
         if end > TASKS_MAX + 1:
             raise UsageError(f"a job holds {TASKS_MAX:,} tasks at most")
-        if self._ranges and self._ranges[-1][0] == shape:
-            self._ranges[-1] = (shape, self._ranges[-1][1], end)
+        if self._ranges and self._ranges[-1][:2] == (shape, parents):
+            self._ranges[-1] = self._ranges[-1]._replace(hi=end)
         elif texts:
-            self._ranges.append((shape, first, end))
+            self._ranges.append(_Range(shape, parents, first, end))
 
 
 class Screening(Loading):
     """Leaves out the commands that have succeeded in the directory `cwd`; those that stay are numbered without gaps."""
 
-    _COPY, _ADD_RANGES = SQL["copy_staged"], SQL["add_staged_shapes"]
+    _COPY, _ADD_RANGES, _ADD_NEEDS = SQL["copy_staged"], SQL["add_staged_shapes"], SQL["add_staged_needs"]
 
-    def __init__(self, connection: Connection, job: JobId, before: int, cwd: bytes) -> None:
-        super().__init__(connection, job, before)
+    def __init__(self, place: Place, cwd: bytes) -> None:
+        super().__init__(place)
         self._cwd = cwd
-        for statement in ("make_staging", "make_staging_shapes", "make_staging_kept"):
-            connection.execute(SQL[statement])
+        for statement in ("make_staging", "make_staging_shapes", "make_staging_needs", "make_staging_kept"):
+            self._connection.execute(SQL[statement])
 
-    def load(
-        self, parts: Iterable[tuple[Shape, list[TaskText]]], progress: Callable[[int], None] | None = None
-    ) -> None:
+    def load(self, parts: Iterable[Part], progress: Callable[[int], None] | None = None) -> None:
         super().load(parts, progress)
         self._flush_ranges(keep=0)
         self._connection.execute(SQL["analyze_staged"])
@@ -136,3 +162,4 @@ class Screening(Loading):
 
     def make_ready(self) -> None:
         self._connection.execute(SQL["add_staged_ready"], {"job": self._job})
+        self._connection.execute(SQL["keep_needs"], {"job": self._job, "before": self._before})

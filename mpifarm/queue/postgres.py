@@ -5,20 +5,23 @@ The statements stand in sql/queries.sql. Imports psycopg: only rank 0 may load t
 
 from __future__ import annotations
 
+from contextlib import AbstractContextManager, nullcontext
 from typing import Any
 
+import psycopg
 from psycopg.errors import UniqueViolation
 
-from mpifarm.core.job import JobText
-from mpifarm.core.model import Block, JobId, LeaseId, RunId, Shape, TaskText
-from mpifarm.core.row import AttemptRow
-from mpifarm.core.verbs import Batch, Grant, Order, Return, RunInfo
+from mpifarm.core.job import JobText, Policy
+from mpifarm.core.model import Block, FailureClass, JobId, LeaseId, RunId, Shape, State, TaskText
+from mpifarm.core.row import AttemptRow, output_checksum
+from mpifarm.core.verbs import Batch, CancelTasks, DrainRun, Grant, Order, Return, RunInfo
 from mpifarm.errors import QueueError, QueueUnreachable
 from mpifarm.queue.arrays import Byteas, Float4s, Float8s, Int2s, Int4s, Int8s
 from mpifarm.queue.connection import Connection, Database
 from mpifarm.queue.dsn import Dsn
 from mpifarm.queue.liveness import process_started
 from mpifarm.queue.ranges import RANGES_MAX, SILENT_S, check_batch, merged
+from mpifarm.queue.settling import gates_behind, judge, ranges_of, settle, stop_where_too_many_failed
 from mpifarm.queue.statements import queries
 from mpifarm.queue.taking_back import dead_runs, put_back
 
@@ -38,6 +41,7 @@ class PostgresQueue:
         self._last_lease = 0  # the youngest that was answered
         self._answer_lost = False  # a lease was asked for and no answer came
         self._record_lost = False  # the same of a record
+        self._orders_seen: list[int] = []
 
     @classmethod
     def connect(cls, dsn: Dsn) -> PostgresQueue:
@@ -62,6 +66,9 @@ class PostgresQueue:
             "ranks": run.ranks,
             "slots": run.slots,
             "node_names": list(run.node_names),
+            "jobs": list(run.jobs),
+            "tags": list(run.tags),
+            "seconds_left": run.seconds_left,
         }
         with self._database.using() as connection:
             return RunId(_number(connection, "open_run", values))
@@ -71,14 +78,17 @@ class PostgresQueue:
             connection.execute(SQL["name_file"], {"run": run, "path": path})
 
     def renew(self, run: RunId) -> tuple[Order, ...]:
+        values = {"run": run, "seen": Int8s(self._orders_seen)}
         with self._database.using() as connection:
-            connection.execute(SQL["renew"], {"run": run}, prepare=True)
-        return ()
+            rows = connection.execute(SQL["renew"], values, prepare=True).fetchall()
+        self._orders_seen += [number for number, *_ in rows]
+        return tuple(DrainRun(now) if job is None else CancelTasks(job, lo, hi) for _, job, lo, hi, now in rows)
 
     def close_run(self, run: RunId) -> None:
         with self._database.using() as connection, connection.transaction():
             connection.execute(SQL["end_run"], {"run": run})
             put_back(connection, [run], waiting=True)
+            connection.execute(SQL["forget_requests"], {"run": run})
             connection.execute(SQL["fold_tally"], {"run": run})
 
     def expire(self, lease_s: float) -> int:
@@ -130,14 +140,16 @@ class PostgresQueue:
             raise QueueError(f"run {values['run']} has ended; it can lease nothing")
         blocks: list[Block] = []
         jobs: dict[JobId, JobText] = {}
-        counts = (0, 0, 0)
-        for _, ready_left, too_wide, silent, lease, *of_lease in rows:
-            counts = (int(ready_left), int(too_wide), int(silent))
+        counts: list[int] = []
+        for row in rows:
+            counts, (lease, *of_lease) = list(map(int, row[1:7])), row[7:]
             if lease is not None:
-                job, attempt, cpus, limit_s, lo, name, cwd, commands, entries = of_lease
+                job, attempt, cpus, limit_s, lo, fails, crashes, name, cwd, policy, commands, entries = of_lease
                 tasks = list(map(TaskText, commands, entries) if entries else map(TaskText, commands))
-                blocks.append(Block(LeaseId(lease), JobId(job), attempt, Shape(cpus, limit_s), lo, tasks))
-                jobs[job] = JobText(JobId(job), name, cwd)
+                shape = Shape(cpus, limit_s)
+                blocks.append(Block(LeaseId(lease), JobId(job), attempt, shape, lo, tasks, fails, crashes))
+                if job not in jobs:
+                    jobs[job] = JobText(JobId(job), name, cwd, Policy.from_json(policy))
         return Grant(tuple(blocks), tuple(jobs.values()), *counts)
 
     # --- record ----------------------------------------------------------------------------------------------
@@ -155,25 +167,37 @@ class PostgresQueue:
         }
         try:
             with self._database.using() as connection:
-                held = self._write(connection, values)
+                held = self._write(connection, values, batch)
                 self._record_lost = False
                 return self._late(connection, batch, returned, leases.difference(held))
         except QueueUnreachable:
             self._record_lost = True
             raise
 
-    def _write(self, connection: Connection, values: dict[str, Any]) -> list[int]:
+    def _write(self, connection: Connection, values: dict[str, Any], batch: Batch) -> list[int]:
         """Send a batch, which may have been sent before. Returns the leases that it named and that still are."""
+        resolved = ranges_of((row.job, row.task) for row, _, _ in batch.outcomes)
+        never = (part.span for part in batch.returned if part.failure is FailureClass.CANCELLED)
+        resolved += [(span.job, span.lo, span.hi) for span in never]
+        failed = {row.job for row, _, _ in batch.outcomes if row.state == State.FAILED}
         if not self._record_lost:
             try:
-                return [lease for (lease,) in connection.execute(_RECORD_NEW, values, prepare=True)]
+                with _pipeline(connection), connection.transaction():
+                    recorded = connection.execute(_RECORD_NEW, values, prepare=True)
+                    gates = gates_behind(connection, resolved)
+                    settle(connection, judge(connection, gates))
+                    stop_where_too_many_failed(connection, failed)
+                    return [lease for (lease,) in recorded]
             except UniqueViolation:
                 pass
         # What was recorded before may have been taken back meanwhile by a retry, which locks the leases as well: the
         # statement after the locks sees one or the other.
         with connection.transaction():
             connection.execute(SQL["lock_named_leases"], {"leases": values["leases"]})
-            return [lease for (lease,) in connection.execute(SQL["record"], values)]
+            held = [lease for (lease,) in connection.execute(SQL["record"], values)]
+            settle(connection, resolved)
+            stop_where_too_many_failed(connection, failed)
+            return held
 
     def _late(
         self, connection: Connection, batch: Batch, returned: list[Return], gone: set[LeaseId]
@@ -210,6 +234,7 @@ def _outcome_columns(batch: Batch) -> dict[str, object]:
         "exit_code": Int2s([None if row.signal or row.exit_code < 0 else row.exit_code for row in rows]),
         "signal": Int2s([row.signal or None for row in rows]),
         "tail": Byteas([tail for _, _, tail in batch.outcomes]),
+        "checksum": Int4s([None if at is None else output_checksum(row) for row, at, _ in batch.outcomes]),
     }
 
 
@@ -220,6 +245,11 @@ def _span_columns(returned: list[Return]) -> dict[str, object]:
         "span_hi": Int4s([part.span.hi for part in returned]),
         "span_attempt": Int2s([part.span.attempt for part in returned]),
         "span_failure": Int2s([part.failure for part in returned]),
+        "span_state": Int2s([part.state for part in returned]),
+        "span_exit_code": Int2s([None if part.signal or part.exit_code < 0 else part.exit_code for part in returned]),
+        "span_signal": Int2s([part.signal or None for part in returned]),
+        "span_fails": Int2s([part.span.fails for part in returned]),
+        "span_crashes": Int2s([part.span.crashes for part in returned]),
     }
 
 
@@ -227,3 +257,9 @@ def _number(connection: Connection, name: str, values: dict[str, Any]) -> int:
     row = connection.execute(SQL[name], values).fetchone()
     assert row is not None
     return int(row[0])
+
+
+def _pipeline(connection: Connection) -> AbstractContextManager[object]:
+    """Statements leave without waiting for each other's answers, where libpq (14) can do that: over a slow link a
+    record is two round trips and not four."""
+    return connection.pipeline() if psycopg.Pipeline.is_supported() else nullcontext()

@@ -9,7 +9,7 @@ from psycopg import Connection
 from mpifarm.errors import SchemaError
 from mpifarm.queue.statements import migrations, schema
 
-VERSION = 1
+VERSION = 2
 """What this mpifarm speaks: the number of its migrations."""
 
 _LOCK = 0x6D70_6966_6172_6D00

@@ -9,6 +9,7 @@ from mpifarm.core.model import RunId
 from mpifarm.queue.arrays import Int4s, Int8s
 from mpifarm.queue.connection import Connection
 from mpifarm.queue.liveness import surely_gone
+from mpifarm.queue.settling import cancel
 from mpifarm.queue.statements import queries
 
 SQL = queries()
@@ -29,6 +30,10 @@ def put_back(connection: Connection, runs: list[RunId], *, waiting: bool = False
     leases = [lease for (lease,) in connection.execute(lock, {"runs": Int4s(runs)})]
     if not leases:
         return 0
-    row = connection.execute(SQL["put_back"], {"leases": Int8s(leases)}).fetchone()
-    assert row is not None
-    return int(row[0])
+    left = connection.execute(SQL["put_back"], {"leases": Int8s(leases)}).fetchall()
+    # What people had asked these runs to end must not begin again.
+    for run, job, lo, hi in connection.execute(SQL["requests"], {"runs": Int4s(runs)}).fetchall():
+        for of_run, of_job, first, end in left:
+            if (of_run, of_job) == (run, job) and first < hi and lo < end:
+                cancel(connection, job, [(max(lo, first), min(hi, end))])
+    return sum(end - first for _, _, first, end in left)

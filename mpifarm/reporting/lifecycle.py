@@ -87,7 +87,7 @@ def retry(
 def cancel(client: Client, selector: str, *, as_json: bool) -> None:
     objects, sentences = [], []
     for job, ranges in choose(client, selector):
-        tasks = client.cancel(job.id, ranges=ranges or EVERYTHING)
+        tasks = client.cancel(job.id, ranges=ranges or EVERYTHING).tasks
         left = _counts(client, job, ranges)
         running = left["running"]
         runs = [holding.run for holding in client.holdings(job.id) if running]

@@ -160,9 +160,12 @@ def test_hot_statements_never_scan_a_table_of_tasks(world: PostgresWorld, known:
             "leases": [block.lease], "done": [block.lease], "lease": leases, "no": some,
             "file_row": some, "started": reals, "seconds": reals, "node": some,
             "state": some, "failure": some, "exit_code": some, "signal": some,
-            "tail": [b""] * len(some), "span_lease": leases, "span_lo": some, "span_hi": some,
-            "span_attempt": some, "span_failure": some,
+            "tail": [b""] * len(some), "checksum": some, "span_lease": leases, "span_lo": some, "span_hi": some,
+            "span_attempt": some, "span_failure": some, "span_state": some, "span_exit_code": some,
+            "span_signal": some, "span_fails": some, "span_crashes": some,
         },
+        "lock_gates": {"job": [block.job] * len(some), "lo": some, "hi": [no + 1 for no in some]},
+        "judge": {"gates": some},
         "put_back": {"leases": [block.lease]},
     }  # fmt: skip
     for name, arguments in values.items():

@@ -26,6 +26,8 @@ CATALOG = {
         FROM pg_constraint WHERE connamespace = 'mpifarm'::regnamespace""",
     "indexes": "SELECT indexname, indexdef FROM pg_indexes WHERE schemaname = 'mpifarm'",
     "views": "SELECT viewname, definition FROM pg_views WHERE schemaname = 'mpifarm'",
+    "functions": """
+        SELECT proname, pg_get_functiondef(oid) FROM pg_proc WHERE pronamespace = 'mpifarm'::regnamespace""",
     "relations": """
         SELECT relname, relkind, reloptions FROM pg_class WHERE relnamespace = 'mpifarm'::regnamespace""",
     "sequences": """

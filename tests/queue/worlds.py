@@ -7,12 +7,13 @@ from typing import Protocol
 
 import psycopg
 
-from mpifarm.core.model import Block, FailureClass, JobId, LeaseId, RunId, Shape, Span, State, TaskText
+from mpifarm.core.model import Block, FailureClass, JobId, LeaseId, Part, RunId, Shape, Span, State, TaskText
 from mpifarm.core.row import AttemptRow
 from mpifarm.core.verbs import Grant, RunInfo
 from mpifarm.queue import Queue
 from mpifarm.queue.client import Client
 from mpifarm.queue.dsn import Dsn
+from mpifarm.queue.lines import Terms
 from mpifarm.queue.memory import MemoryQueue
 from mpifarm.queue.postgres import PostgresQueue
 
@@ -122,11 +123,17 @@ class PostgresWorld:
         self.queue.close()
 
     def submit(self, parts: Parts, name: str = "job") -> JobId:
-        return self.client.submit(None, name, b"/tmp", parts).id
+        return self.client.submit(None, name, b"/tmp", map(Part._make, ((*part, ()) for part in parts))).id
+
+    def submit_on(self, terms: Terms, *parts: Part) -> JobId:
+        """Parts with parents, or on terms."""
+        job = self.client.submit_on(terms, "job", b"/tmp", parts).job
+        assert job is not None
+        return job.id
 
     def counts(self, job: JobId) -> dict[str, int]:
         (summary,) = (summary for summary in self.client.jobs() if summary.id == job)
-        names = ("pending", "running", "succeeded", "failed", "cancelled")
+        names = ("waiting", "pending", "running", "succeeded", "failed", "cancelled")
         return dict(+Counter({name: getattr(summary, name) for name in names}))
 
     def set_priority(self, job: JobId, priority: int) -> None:

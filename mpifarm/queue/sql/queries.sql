@@ -4,10 +4,11 @@
 -- open_run --
 WITH opened AS (
     INSERT INTO mpifarm.run
-        (host, pid, pid_started, boot, allocation, command, version, nodes, ranks, slots, node_names)
+        (host, pid, pid_started, boot, allocation, command, version, nodes, ranks, slots, node_names, jobs, tags, ends)
     VALUES
         (%(host)s, %(pid)s, %(pid_started)s, %(boot)s, %(allocation)s, %(command)s, %(version)s, %(nodes)s, %(ranks)s,
-         %(slots)s, %(node_names)s)
+         %(slots)s, %(node_names)s, %(jobs)s, %(tags)s,
+         clock_timestamp() + make_interval(secs => %(seconds_left)s::double precision))
     RETURNING id
 ), beating AS (
     INSERT INTO mpifarm.heartbeat (run) SELECT id FROM opened
@@ -18,7 +19,11 @@ SELECT id FROM opened
 UPDATE mpifarm.run SET file = %(path)s WHERE id = %(run)s
 
 -- renew --
-UPDATE mpifarm.heartbeat SET beat = clock_timestamp() WHERE run = %(run)s
+-- And what was asked of the run meanwhile. By name and not by "younger than": they commit in any order.
+WITH beat AS (
+    UPDATE mpifarm.heartbeat SET beat = clock_timestamp() WHERE run = %(run)s
+)
+SELECT id, job, lo, hi, now FROM mpifarm.request WHERE run = %(run)s AND id <> ALL(%(seen)s) ORDER BY id
 
 -- lease --
 -- The first columns are the same in every row. One row per lease, or a single one with NULLs.
@@ -26,23 +31,31 @@ UPDATE mpifarm.heartbeat SET beat = clock_timestamp() WHERE run = %(run)s
 -- priority stands in one row per job. Ranges locked by other runs are skipped, so that no two can wait for each other;
 -- when that leaves nothing, the queue runs this again without SKIP LOCKED for a single range.
 WITH RECURSIVE live AS MATERIALIZED (
-    SELECT id FROM mpifarm.run WHERE id = %(run)s AND ended IS NULL FOR SHARE
+    SELECT id, jobs, tags, extract(epoch FROM ends - clock_timestamp())::double precision AS left_s
+    FROM mpifarm.run WHERE id = %(run)s AND ended IS NULL FOR SHARE
 ), with_ready (job) AS (
     (SELECT job FROM mpifarm.ready ORDER BY job LIMIT 1)
     UNION ALL
     SELECT (SELECT ready.job FROM mpifarm.ready WHERE ready.job > with_ready.job ORDER BY ready.job LIMIT 1)
     FROM with_ready WHERE with_ready.job IS NOT NULL
 ), open AS MATERIALIZED (
-    SELECT job.id, job.name, job.cwd, job.priority, job.mean_bytes
-    FROM with_ready JOIN mpifarm.job ON job.id = with_ready.job
-    WHERE NOT job.held
-    ORDER BY job.priority DESC, job.id
+    SELECT job.id, job.name, job.cwd, job.priority, job.mean_bytes, job.policy, route.nth AS route
+    FROM live CROSS JOIN with_ready JOIN mpifarm.job ON job.id = with_ready.job
+    LEFT JOIN LATERAL (
+        SELECT min(nth) AS nth FROM unnest(live.tags) WITH ORDINALITY AS t (word, nth)
+        WHERE word = '*' OR job.tags ? word
+        OR job.tags ->> split_part(word, '=', 1) = substr(word, nullif(strpos(word, '='), 0) + 1)
+    ) AS route ON true
+    WHERE NOT job.held AND (live.jobs = '{}' OR job.name = ANY(live.jobs))
+    AND (live.tags = '{}' OR route.nth IS NOT NULL)
+    ORDER BY route.nth, job.priority DESC, job.id
 ), locked AS MATERIALIZED (
     -- A nested loop, in the order of `open`: only as many rows are locked as are looked at.
-    SELECT best.*, open.priority, open.mean_bytes
+    SELECT best.*, open.route, open.priority, open.mean_bytes
     FROM live CROSS JOIN open CROSS JOIN LATERAL (
         SELECT * FROM mpifarm.ready
         WHERE ready.job = open.id AND ready.cpus <= %(cpus_max)s
+        AND (live.left_s IS NULL OR ready.time_limit_s <= live.left_s)
         ORDER BY ready.lo LIMIT %(ranges_max)s
         FOR UPDATE SKIP LOCKED
     ) AS best
@@ -53,7 +66,7 @@ WITH RECURSIVE live AS MATERIALIZED (
         sum(hi - lo) OVER best_first - (hi - lo) AS tasks_before,
         sum((hi - lo) * mean_bytes) OVER best_first - (hi - lo) * mean_bytes AS bytes_before
     FROM locked
-    WINDOW best_first AS (ORDER BY priority DESC, job, lo)
+    WINDOW best_first AS (ORDER BY route, priority DESC, job, lo)
 ), cut AS MATERIALIZED (
     SELECT *,
         least(
@@ -68,20 +81,21 @@ WITH RECURSIVE live AS MATERIALIZED (
     UPDATE mpifarm.ready SET lo = ready.lo + cut.take FROM cut
     WHERE ready.id = cut.id AND cut.take > 0 AND cut.take < cut.hi - cut.lo
 ), given AS (
-    INSERT INTO mpifarm.lease (run, job, attempt, cpus, time_limit_s, lo, hi)
-    SELECT %(run)s, job, attempt, cpus, time_limit_s, lo, lo + take FROM cut WHERE take > 0 ORDER BY nth
+    INSERT INTO mpifarm.lease (run, job, attempt, cpus, time_limit_s, lo, hi, fails, crashes)
+    SELECT %(run)s, job, attempt, cpus, time_limit_s, lo, lo + take, fails, crashes FROM cut WHERE take > 0 ORDER BY nth
     RETURNING *
 )
 SELECT
     EXISTS (SELECT FROM live) AS live,
     -- Of a thousand ranges at most: then "at least".
-    (SELECT coalesce(sum(count), 0) FROM (
-        SELECT r.hi - r.lo AS count FROM open CROSS JOIN LATERAL (
-            SELECT lo, hi FROM mpifarm.ready WHERE ready.job = open.id AND ready.cpus <= %(cpus_max)s LIMIT 1000
+    (SELECT coalesce(sum(tasks), 0) FROM (
+        SELECT r.hi - r.lo AS tasks FROM live CROSS JOIN open CROSS JOIN LATERAL (
+            SELECT lo, hi FROM mpifarm.ready WHERE ready.job = open.id AND ready.cpus <= %(cpus_max)s
+            AND (live.left_s IS NULL OR ready.time_limit_s <= live.left_s) LIMIT 1000
         ) AS r LIMIT 1000) AS fitting
     ) - (SELECT coalesce(sum(take) FILTER (WHERE take > 0), 0) FROM cut) AS ready_left,
-    (SELECT coalesce(sum(count), 0) FROM (
-        SELECT r.hi - r.lo AS count FROM open CROSS JOIN LATERAL (
+    (SELECT coalesce(sum(tasks), 0) FROM (
+        SELECT r.hi - r.lo AS tasks FROM open CROSS JOIN LATERAL (
             SELECT lo, hi FROM mpifarm.ready WHERE ready.job = open.id AND ready.cpus > %(cpus_max)s LIMIT 1000
         ) AS r LIMIT 1000) AS wide
     ) AS too_wide,
@@ -92,7 +106,23 @@ SELECT
         WHERE lease.run <> %(run)s
         AND (run.ended IS NOT NULL OR heartbeat.beat < clock_timestamp() - make_interval(secs => %(silent_s)s))
     ) AS silent,
-    given.id, given.job, given.attempt, given.cpus, given.time_limit_s, given.lo, open.name, open.cwd, texts.*
+    (SELECT coalesce(sum(tasks), 0) FROM (
+        SELECT r.hi - r.lo AS tasks FROM live CROSS JOIN open CROSS JOIN LATERAL (
+            SELECT lo, hi FROM mpifarm.ready
+            WHERE ready.job = open.id AND ready.cpus <= %(cpus_max)s AND ready.time_limit_s > live.left_s LIMIT 1000
+        ) AS r LIMIT 1000) AS long
+    ) AS too_long,
+    (SELECT coalesce(sum(tasks), 0) FROM (
+        SELECT waiting.hi - waiting.lo AS tasks
+        FROM live CROSS JOIN mpifarm.waiting JOIN mpifarm.job ON job.id = waiting.job
+        WHERE NOT job.held AND (live.jobs = '{}' OR job.name = ANY(live.jobs)) LIMIT 1000) AS waits
+    ) AS waiting,
+    (SELECT coalesce(sum(run.slots), 0) FROM mpifarm.run JOIN mpifarm.heartbeat ON heartbeat.run = run.id
+        WHERE run.id <> %(run)s AND run.ended IS NULL
+        AND heartbeat.beat >= clock_timestamp() - make_interval(secs => %(silent_s)s)
+    ) AS others_slots,
+    given.id, given.job, given.attempt, given.cpus, given.time_limit_s, given.lo, given.fails, given.crashes,
+    open.name, open.cwd, open.policy, texts.*
 FROM (SELECT) AS always
 LEFT JOIN given ON true
 LEFT JOIN open ON open.id = given.job
@@ -113,8 +143,9 @@ SELECT id FROM mpifarm.run WHERE id = %(run)s FOR UPDATE
 -- leased_since --
 -- What an answer that never arrived held: the columns of `lease`.
 SELECT
-    true AS live, 0 AS ready_left, 0 AS too_wide, 0 AS silent,
-    lease.id, lease.job, lease.attempt, lease.cpus, lease.time_limit_s, lease.lo, job.name, job.cwd, texts.*
+    true AS live, 0 AS ready_left, 0 AS too_wide, 0 AS silent, 0 AS too_long, 0 AS waiting, 0 AS others_slots,
+    lease.id, lease.job, lease.attempt, lease.cpus, lease.time_limit_s, lease.lo, lease.fails, lease.crashes,
+    job.name, job.cwd, job.policy, texts.*
 FROM mpifarm.lease
 JOIN mpifarm.job ON job.id = lease.job
 CROSS JOIN LATERAL (
@@ -141,23 +172,27 @@ WITH held AS MATERIALIZED (
 ), ended AS (
     SELECT * FROM unnest(
         %(lease)s, %(no)s, %(file_row)s, %(started)s, %(seconds)s, %(node)s, %(state)s, %(failure)s, %(exit_code)s,
-        %(signal)s, %(tail)s
-    ) AS e (lease, no, file_row, started, seconds, node, state, failure, exit_code, signal, tail)
+        %(signal)s, %(tail)s, %(checksum)s
+    ) AS e (lease, no, file_row, started, seconds, node, state, failure, exit_code, signal, tail, checksum)
 ), recorded AS (
     INSERT INTO mpifarm.outcome
-        (job, no, lease, run, file_row, started, seconds, node, attempt, state, failure, exit_code, signal, tail)
+        (job, no, lease, run, file_row, started, seconds, node, attempt, state, failure, exit_code, signal, tail,
+         checksum)
     SELECT
         held.job, ended.no, held.id, held.run, ended.file_row, ended.started, ended.seconds, ended.node, held.attempt,
-        ended.state, ended.failure, ended.exit_code, ended.signal, ended.tail
+        ended.state, ended.failure, ended.exit_code, ended.signal, ended.tail, ended.checksum
     FROM ended JOIN held ON held.id = ended.lease AND ended.no >= held.lo AND ended.no < held.hi
     WHERE NOT EXISTS (
         SELECT FROM mpifarm.past WHERE past.lease = ended.lease AND past.lo <= ended.no AND ended.no < past.hi OFFSET 0
     ) ON CONFLICT (job, no) DO NOTHING
     RETURNING lease, state, seconds
 ), given_back AS (
-    INSERT INTO mpifarm.past (lease, lo, hi, job, run, attempt, failure)
-    SELECT held.id, span.lo, span.hi, held.job, held.run, held.attempt, span.failure
-    FROM unnest(%(span_lease)s, %(span_lo)s, %(span_hi)s, %(span_failure)s) AS span (lease, lo, hi, failure)
+    INSERT INTO mpifarm.past (lease, lo, hi, job, run, attempt, failure, state, exit_code, signal)
+    SELECT held.id, span.lo, span.hi, held.job, held.run, held.attempt, span.failure, span.state,
+        span.exit_code, span.signal
+    FROM unnest(
+        %(span_lease)s, %(span_lo)s, %(span_hi)s, %(span_failure)s, %(span_state)s, %(span_exit_code)s, %(span_signal)s
+    ) AS span (lease, lo, hi, failure, state, exit_code, signal)
     JOIN held ON held.id = span.lease AND span.lo >= held.lo AND span.hi <= held.hi
     WHERE NOT EXISTS (
         SELECT FROM mpifarm.past WHERE past.lease = span.lease AND past.lo < span.hi AND span.lo < past.hi OFFSET 0
@@ -168,13 +203,20 @@ WITH held AS MATERIALIZED (
     )
     ON CONFLICT (lease, lo) DO NOTHING
     RETURNING lease, lo, hi, failure
-), put_back AS (
-    INSERT INTO mpifarm.ready (job, attempt, cpus, time_limit_s, lo, hi)
-    SELECT held.job, span.attempt, held.cpus, held.time_limit_s, span.lo, span.hi
+), next AS (
+    SELECT held.job, span.attempt, held.cpus, held.time_limit_s, span.lo, span.hi, span.fails, span.crashes,
+        given_back.failure = 8 AS never
     FROM given_back
-    JOIN unnest(%(span_lease)s, %(span_lo)s, %(span_hi)s, %(span_attempt)s) AS span (lease, lo, hi, attempt)
+    JOIN unnest(%(span_lease)s, %(span_lo)s, %(span_hi)s, %(span_attempt)s, %(span_fails)s, %(span_crashes)s)
+        AS span (lease, lo, hi, attempt, fails, crashes)
         ON span.lease = given_back.lease AND span.lo = given_back.lo
     JOIN held ON held.id = span.lease
+), put_back AS (
+    INSERT INTO mpifarm.ready (job, attempt, cpus, time_limit_s, lo, hi, fails, crashes)
+    SELECT job, attempt, cpus, time_limit_s, lo, hi, fails, crashes FROM next WHERE NOT never
+), never_begun AS (
+    INSERT INTO mpifarm.cancelled (job, attempt, cpus, time_limit_s, lo, hi)
+    SELECT job, attempt, cpus, time_limit_s, lo, hi FROM next WHERE never
 ), resolved AS (
     SELECT lease, sum(tasks) AS tasks, sum(succeeded) AS succeeded, sum(failed) AS failed, sum(cancelled) AS cancelled,
         sum(returned) AS returned, sum(seconds) AS seconds
@@ -184,7 +226,7 @@ WITH held AS MATERIALIZED (
             0 AS returned, sum(seconds::double precision) AS seconds
         FROM recorded GROUP BY lease
         UNION ALL
-        SELECT lease, sum(hi - lo), 0, 0, 0, coalesce(sum(hi - lo) FILTER (WHERE failure <> 0), 0), 0
+        SELECT lease, sum(hi - lo), 0, 0, 0, coalesce(sum(hi - lo) FILTER (WHERE failure NOT IN (0, 8)), 0), 0
         FROM given_back GROUP BY lease
     ) AS of_both
     GROUP BY lease
@@ -254,17 +296,18 @@ WITH gone AS (
     FROM resolved JOIN gone ON gone.id = resolved.id
     WINDOW in_lease AS (PARTITION BY resolved.id ORDER BY resolved.lo, resolved.hi)
 ), left_over AS (
-    SELECT id, run, job, attempt, cpus, time_limit_s, gap_lo AS lo, gap_hi AS hi FROM gaps WHERE gap_lo < gap_hi
+    SELECT id, run, job, attempt, cpus, time_limit_s, fails, crashes, gap_lo AS lo, gap_hi AS hi
+    FROM gaps WHERE gap_lo < gap_hi
 ), noted AS (
     INSERT INTO mpifarm.past (lease, lo, hi, job, run, attempt, failure)
     SELECT id, lo, hi, job, run, attempt, 7 FROM left_over
 ), ready AS (
-    INSERT INTO mpifarm.ready (job, attempt, cpus, time_limit_s, lo, hi)
-    SELECT job, attempt + 1, cpus, time_limit_s, lo, hi FROM left_over
+    INSERT INTO mpifarm.ready (job, attempt, cpus, time_limit_s, lo, hi, fails, crashes)
+    SELECT job, attempt + 1, cpus, time_limit_s, lo, hi, fails, crashes FROM left_over
 ), counted AS (
     INSERT INTO mpifarm.tally (job, run, returned) SELECT job, run, sum(hi - lo) FROM left_over GROUP BY job, run
 )
-SELECT coalesce(sum(hi - lo), 0)::integer FROM left_over
+SELECT run, job, lo, hi FROM left_over
 
 -- end_run --
 UPDATE mpifarm.run SET ended = clock_timestamp() WHERE id = %(run)s AND ended IS NULL
@@ -283,19 +326,102 @@ SELECT nextval(pg_get_serial_sequence('mpifarm.job', 'id'))::integer
 SELECT id FROM mpifarm.job WHERE name = %(name)s
 
 -- add_job --
-INSERT INTO mpifarm.job (id, name, source, cwd, total, mean_bytes, priority, held, tags)
-VALUES (%(id)s, %(name)s, %(source)s, %(cwd)s, %(total)s, %(mean_bytes)s, %(priority)s, %(held)s, %(tags)s)
+INSERT INTO mpifarm.job (id, name, source, cwd, total, mean_bytes, priority, held, tags, policy, max_fails)
+VALUES (%(id)s, %(name)s, %(source)s, %(cwd)s, %(total)s, %(mean_bytes)s, %(priority)s, %(held)s, %(tags)s,
+    %(policy)s, %(max_fails)s)
 ON CONFLICT (name) DO NOTHING
 
 -- add_ready --
 WITH part AS (
-    SELECT %(job)s::integer AS job, p.cpus, p.time_limit_s, p.lo, p.hi
-    FROM unnest(%(cpus)s, %(time_limit_s)s, %(lo)s, %(hi)s) AS p (cpus, time_limit_s, lo, hi)
+    SELECT %(job)s::integer AS job, p.cpus, p.time_limit_s, p.lo, p.hi, p.waits <> 0 AS waits
+    FROM unnest(%(cpus)s, %(time_limit_s)s, %(lo)s, %(hi)s, %(waits)s) AS p (cpus, time_limit_s, lo, hi, waits)
 ), kept AS (
     INSERT INTO mpifarm.shape (job, cpus, time_limit_s, lo, hi) SELECT job, cpus, time_limit_s, lo, hi FROM part
+), kept_waiting AS (
+    INSERT INTO mpifarm.waiting (job, attempt, cpus, time_limit_s, lo, hi)
+    SELECT job, 1, cpus, time_limit_s, lo, hi FROM part WHERE waits
 )
 INSERT INTO mpifarm.ready (job, attempt, cpus, time_limit_s, lo, hi)
-SELECT job, 1, cpus, time_limit_s, lo, hi FROM part
+SELECT job, 1, cpus, time_limit_s, lo, hi FROM part WHERE NOT waits
+
+-- add_needs --
+INSERT INTO mpifarm.need (job, lo, hi, parent, parent_lo, parent_hi, any_end)
+SELECT %(job)s, n.lo, n.hi, n.parent, n.parent_lo, n.parent_hi, n.any_end <> 0
+FROM unnest(%(lo)s, %(hi)s, %(parent)s, %(parent_lo)s, %(parent_hi)s, %(any_end)s)
+    AS n (lo, hi, parent, parent_lo, parent_hi, any_end)
+
+-- lock_parents --
+-- Nobody records anything of these jobs until the commit (a record counts in `tally`, whose foreign key wants the row):
+-- so either we see how a parent ended, or who records it sees who waits for it.
+SELECT id, total FROM mpifarm.job WHERE id = ANY(%(jobs)s) ORDER BY id FOR UPDATE
+
+-- gates_of_others --
+-- What waits since a submit for tasks of other jobs alone; whatever waits for tasks beside it must wait anyway.
+SELECT waiting.id FROM mpifarm.waiting
+WHERE waiting.job = %(job)s AND waiting.lo >= %(lo)s
+AND NOT EXISTS (
+    SELECT FROM mpifarm.need
+    WHERE need.job = waiting.job AND need.lo <= waiting.lo AND need.hi > waiting.lo AND need.parent = waiting.job
+)
+
+-- lock_gates --
+-- Waiting ranges that wait for tasks in what has just been resolved.
+SELECT waiting.id
+FROM unnest(%(job)s, %(lo)s, %(hi)s) AS resolved (job, lo, hi)
+JOIN mpifarm.need
+    ON int8range((need.parent::bigint << 32) + need.parent_lo, (need.parent::bigint << 32) + need.parent_hi)
+    && int8range((resolved.job::bigint << 32) + resolved.lo, (resolved.job::bigint << 32) + resolved.hi)
+JOIN mpifarm.waiting ON waiting.job = need.job AND waiting.lo >= need.lo AND waiting.lo < need.hi
+ORDER BY waiting.id FOR UPDATE OF waiting
+
+-- judge --
+-- Of waiting ranges: those whose parents have all ended well become ready; those with a parent that has not are
+-- cancelled, and so is whatever waits for them to succeed. A statement after the one that locked them, whose snapshot
+-- has whatever was recorded until then. Returns the cancelled, for those who wait for them merely to end.
+WITH RECURSIVE gate AS MATERIALIZED (
+    SELECT waiting.* FROM mpifarm.waiting WHERE id = ANY(%(gates)s)
+), bad (id, job, lo, hi, because_job, because_no) AS (
+    SELECT gate.id, gate.job, gate.lo, gate.hi, why.parent, why.no
+    FROM gate CROSS JOIN LATERAL (
+        SELECT parent, no FROM (
+            SELECT need.parent, mpifarm.broken(need.parent, need.parent_lo, need.parent_hi) AS no
+            FROM mpifarm.need
+            WHERE need.job = gate.job AND need.lo <= gate.lo AND need.hi > gate.lo AND NOT need.any_end
+        ) AS parents WHERE no IS NOT NULL LIMIT 1
+    ) AS why
+    UNION
+    SELECT waiting.id, waiting.job, waiting.lo, waiting.hi, bad.job, greatest(bad.lo, need.parent_lo)
+    FROM bad
+    JOIN mpifarm.need
+        ON int8range((need.parent::bigint << 32) + need.parent_lo, (need.parent::bigint << 32) + need.parent_hi)
+        && int8range((bad.job::bigint << 32) + bad.lo, (bad.job::bigint << 32) + bad.hi)
+        AND NOT need.any_end
+    JOIN mpifarm.waiting ON waiting.job = need.job AND waiting.lo >= need.lo AND waiting.lo < need.hi
+), doomed AS (
+    DELETE FROM mpifarm.waiting USING (SELECT DISTINCT ON (id) * FROM bad ORDER BY id) AS why
+    WHERE waiting.id = why.id
+    RETURNING waiting.*, why.because_job, why.because_no
+), told AS (
+    INSERT INTO mpifarm.cancelled (job, lo, hi, attempt, cpus, time_limit_s, because_job, because_no)
+    SELECT job, lo, hi, attempt, cpus, time_limit_s, because_job, because_no FROM doomed
+), met AS (
+    DELETE FROM mpifarm.waiting USING gate
+    WHERE waiting.id = gate.id AND NOT EXISTS (SELECT FROM bad WHERE bad.id = gate.id)
+    AND NOT EXISTS (
+        SELECT FROM mpifarm.need
+        WHERE need.job = gate.job AND need.lo <= gate.lo AND need.hi > gate.lo
+        AND mpifarm.unfinished(need.parent, need.parent_lo, need.parent_hi) OFFSET 0
+    )
+    RETURNING waiting.*
+), released AS (
+    INSERT INTO mpifarm.ready (job, attempt, cpus, time_limit_s, lo, hi)
+    SELECT job, attempt, cpus, time_limit_s, lo, hi FROM met
+)
+SELECT job, lo, hi FROM doomed
+
+-- over_max_fails --
+SELECT job.id FROM mpifarm.job
+WHERE job.id = ANY(%(jobs)s) AND max_fails < (SELECT sum(failed) FROM mpifarm.tally WHERE tally.job = job.id)
 
 -- copy_tasks --
 COPY mpifarm.task (job, no, command, entry) FROM STDIN (FORMAT BINARY)
@@ -305,8 +431,14 @@ COPY mpifarm.task (job, no, command, entry) FROM STDIN (FORMAT BINARY)
 CREATE TEMPORARY TABLE staged (job integer, no integer, command bytea, entry bytea) ON COMMIT DROP
 
 -- make_staging_shapes --
-CREATE TEMPORARY TABLE staged_shape (lo integer PRIMARY KEY, hi integer, cpus integer, time_limit_s double precision)
-ON COMMIT DROP
+CREATE TEMPORARY TABLE staged_shape (
+    lo integer PRIMARY KEY, hi integer, cpus integer, time_limit_s double precision, waits boolean
+) ON COMMIT DROP
+
+-- make_staging_needs --
+CREATE TEMPORARY TABLE staged_need (
+    lo integer, hi integer, parent integer, parent_lo integer, parent_hi integer, any_end boolean
+) ON COMMIT DROP
 
 -- make_staging_kept --
 CREATE TEMPORARY TABLE staged_kept (staged integer PRIMARY KEY, no integer NOT NULL) ON COMMIT DROP
@@ -315,9 +447,28 @@ CREATE TEMPORARY TABLE staged_kept (staged integer PRIMARY KEY, no integer NOT N
 COPY pg_temp.staged (job, no, command, entry) FROM STDIN (FORMAT BINARY)
 
 -- add_staged_shapes --
-INSERT INTO pg_temp.staged_shape (lo, hi, cpus, time_limit_s)
-SELECT p.lo, p.hi, p.cpus, p.time_limit_s
-FROM unnest(%(cpus)s, %(time_limit_s)s, %(lo)s, %(hi)s) AS p (cpus, time_limit_s, lo, hi)
+INSERT INTO pg_temp.staged_shape (lo, hi, cpus, time_limit_s, waits)
+SELECT p.lo, p.hi, p.cpus, p.time_limit_s, p.waits <> 0
+FROM unnest(%(cpus)s, %(time_limit_s)s, %(lo)s, %(hi)s, %(waits)s) AS p (cpus, time_limit_s, lo, hi, waits)
+
+-- add_staged_needs --
+INSERT INTO pg_temp.staged_need (lo, hi, parent, parent_lo, parent_hi, any_end)
+SELECT n.lo, n.hi, n.parent, n.parent_lo, n.parent_hi, n.any_end <> 0
+FROM unnest(%(lo)s, %(hi)s, %(parent)s, %(parent_lo)s, %(parent_hi)s, %(any_end)s)
+    AS n (lo, hi, parent, parent_lo, parent_hi, any_end)
+
+-- keep_needs --
+-- Those that stay keep their order, so a range of them is one again. Parents that were left out have succeeded.
+INSERT INTO mpifarm.need (job, lo, hi, parent, parent_lo, parent_hi, any_end)
+SELECT %(job)s, child.lo, child.hi, sn.parent, coalesce(mother.lo, sn.parent_lo), coalesce(mother.hi, sn.parent_hi), sn.any_end
+FROM pg_temp.staged_need AS sn
+CROSS JOIN LATERAL (
+    SELECT min(no) AS lo, max(no) + 1 AS hi FROM pg_temp.staged_kept WHERE staged >= sn.lo AND staged < sn.hi
+) AS child
+LEFT JOIN LATERAL (
+    SELECT min(no) AS lo, max(no) + 1 AS hi FROM pg_temp.staged_kept WHERE staged >= sn.parent_lo AND staged < sn.parent_hi
+) AS mother ON sn.parent = %(job)s AND sn.parent_lo > %(before)s
+WHERE child.lo IS NOT NULL AND (sn.parent <> %(job)s OR sn.parent_lo <= %(before)s OR mother.lo IS NOT NULL)
 
 -- analyze_staged --
 ANALYZE pg_temp.staged
@@ -347,22 +498,26 @@ SELECT count(*), coalesce(sum(bytes), 0)::bigint FROM added
 
 -- add_staged_ready --
 WITH shaped AS (
-    SELECT kept.no, shape.cpus, shape.time_limit_s
+    SELECT kept.no, shape.cpus, shape.time_limit_s, CASE WHEN shape.waits THEN shape.lo END AS together
     FROM pg_temp.staged_kept AS kept
     CROSS JOIN LATERAL (
-        SELECT cpus, time_limit_s FROM pg_temp.staged_shape AS s WHERE s.lo <= kept.staged ORDER BY s.lo DESC LIMIT 1
+        SELECT lo, cpus, time_limit_s, waits FROM pg_temp.staged_shape AS s
+        WHERE s.lo <= kept.staged ORDER BY s.lo DESC LIMIT 1
     ) AS shape
 ), part AS (
-    SELECT %(job)s::integer AS job, cpus, time_limit_s, min(no) AS lo, max(no) + 1 AS hi
+    SELECT %(job)s::integer AS job, cpus, time_limit_s, min(no) AS lo, max(no) + 1 AS hi, together IS NOT NULL AS waits
     FROM (
-        SELECT *, no - row_number() OVER (PARTITION BY cpus, time_limit_s ORDER BY no) AS island FROM shaped
+        SELECT *, no - row_number() OVER (PARTITION BY cpus, time_limit_s, together ORDER BY no) AS island FROM shaped
     ) AS numbered
-    GROUP BY cpus, time_limit_s, island
+    GROUP BY cpus, time_limit_s, together, island
 ), kept AS (
     INSERT INTO mpifarm.shape (job, cpus, time_limit_s, lo, hi) SELECT job, cpus, time_limit_s, lo, hi FROM part
+), kept_waiting AS (
+    INSERT INTO mpifarm.waiting (job, attempt, cpus, time_limit_s, lo, hi)
+    SELECT job, 1, cpus, time_limit_s, lo, hi FROM part WHERE waits
 )
 INSERT INTO mpifarm.ready (job, attempt, cpus, time_limit_s, lo, hi)
-SELECT job, 1, cpus, time_limit_s, lo, hi FROM part
+SELECT job, 1, cpus, time_limit_s, lo, hi FROM part WHERE NOT waits
 
 -- lock_adding --
 -- One submit at a time adds to a job; `set`, `retry` and `cancel` need not wait for it.
@@ -423,18 +578,27 @@ WITH chosen AS MATERIALIZED (
     ) AS numbered
     GROUP BY lease, job, run, attempt, failure, state, exit_code, signal, island
 ), shaped AS (
-    SELECT taken.job, taken.no, taken.attempt, shape.cpus, shape.time_limit_s
+    SELECT taken.job, taken.no, taken.attempt, shape.cpus, shape.time_limit_s, need.lo AS need_lo
     FROM taken CROSS JOIN LATERAL (
         SELECT cpus, time_limit_s FROM mpifarm.shape
         WHERE shape.job = taken.job AND shape.lo <= taken.no ORDER BY shape.lo DESC LIMIT 1
     ) AS shape
+    LEFT JOIN LATERAL (
+        SELECT lo, hi FROM mpifarm.need WHERE need.job = taken.job AND need.lo <= taken.no ORDER BY need.lo DESC LIMIT 1
+    ) AS need ON taken.no < need.hi
+), next AS (
+    SELECT job, attempt + 1 AS attempt, cpus, time_limit_s, min(no) AS lo, max(no) + 1 AS hi, need_lo IS NOT NULL AS waits
+    FROM (
+        SELECT *, no - row_number() OVER (PARTITION BY attempt, cpus, time_limit_s, need_lo ORDER BY no) AS island
+        FROM shaped
+    ) AS numbered
+    GROUP BY job, attempt, cpus, time_limit_s, need_lo, island
 ), put_back AS (
     INSERT INTO mpifarm.ready (job, attempt, cpus, time_limit_s, lo, hi)
-    SELECT job, attempt + 1, cpus, time_limit_s, min(no), max(no) + 1
-    FROM (
-        SELECT *, no - row_number() OVER (PARTITION BY attempt, cpus, time_limit_s ORDER BY no) AS island FROM shaped
-    ) AS numbered
-    GROUP BY job, attempt, cpus, time_limit_s, island
+    SELECT job, attempt, cpus, time_limit_s, lo, hi FROM next WHERE NOT waits
+), wait_again AS (
+    INSERT INTO mpifarm.waiting (job, attempt, cpus, time_limit_s, lo, hi)
+    SELECT job, attempt, cpus, time_limit_s, lo, hi FROM next WHERE waits
 ), counted AS (
     INSERT INTO mpifarm.tally (job, run, succeeded, failed, cancelled, returned)
     SELECT job, run, -count(*) FILTER (WHERE state = 0), -count(*) FILTER (WHERE state = 1),
@@ -448,30 +612,136 @@ SELECT count(*), coalesce(max(no), 0) FROM taken
 WITH hit AS (
     DELETE FROM mpifarm.cancelled WHERE job = %(job)s AND lo < %(hi)s AND hi > %(lo)s RETURNING *
 ), kept AS (
-    INSERT INTO mpifarm.cancelled (job, lo, hi, attempt, cpus, time_limit_s, cancelled)
-    SELECT job, part.lo, part.hi, attempt, cpus, time_limit_s, cancelled
+    INSERT INTO mpifarm.cancelled (job, lo, hi, attempt, cpus, time_limit_s, cancelled, because_job, because_no)
+    SELECT job, part.lo, part.hi, attempt, cpus, time_limit_s, cancelled, because_job, because_no
     FROM hit CROSS JOIN LATERAL (VALUES (hit.lo, %(lo)s), (%(hi)s, hit.hi)) AS part (lo, hi)
     WHERE part.lo < part.hi
+), cut AS (
+    SELECT job, greatest(lo, %(lo)s) AS lo, least(hi, %(hi)s) AS hi, attempt, cpus, time_limit_s FROM hit
+), boundary AS (
+    -- A run's return may have joined what waited for different parents: it is cut where the needs change.
+    SELECT cut.*, edge.at, coalesce(lead(edge.at) OVER (PARTITION BY cut.lo ORDER BY edge.at), cut.hi) AS until
+    FROM cut CROSS JOIN LATERAL (
+        SELECT cut.lo AS at
+        UNION SELECT need.lo FROM mpifarm.need WHERE need.job = cut.job AND need.lo > cut.lo AND need.lo < cut.hi
+        UNION SELECT need.hi FROM mpifarm.need
+            WHERE need.job = cut.job AND need.lo < cut.hi AND need.hi > cut.lo AND need.hi < cut.hi
+    ) AS edge
+), next AS (
+    SELECT boundary.*, EXISTS (
+        SELECT FROM mpifarm.need
+        WHERE need.job = boundary.job AND need.lo <= boundary.at AND need.hi > boundary.at
+    ) AS waits FROM boundary
 ), put_back AS (
     INSERT INTO mpifarm.ready (job, lo, hi, attempt, cpus, time_limit_s)
-    SELECT job, greatest(lo, %(lo)s), least(hi, %(hi)s), attempt, cpus, time_limit_s FROM hit
+    SELECT job, at, until, attempt, cpus, time_limit_s FROM next WHERE NOT waits
+), wait_again AS (
+    INSERT INTO mpifarm.waiting (job, lo, hi, attempt, cpus, time_limit_s)
+    SELECT job, at, until, attempt, cpus, time_limit_s FROM next WHERE waits
 )
-SELECT coalesce(sum(least(hi, %(hi)s) - greatest(lo, %(lo)s)), 0)::integer FROM hit
+SELECT coalesce(sum(hi - lo), 0)::integer FROM cut
+
+-- revive_dependants --
+-- What was cancelled because of tasks of [lo, hi) that have not ended badly any more, and because of those in turn.
+WITH RECURSIVE back (job, lo, hi) AS (
+    SELECT cancelled.job, cancelled.lo, cancelled.hi FROM mpifarm.cancelled
+    WHERE because_job = %(job)s AND because_no >= %(lo)s AND because_no < %(hi)s
+    AND mpifarm.broken(because_job, because_no, because_no + 1) IS NULL
+    UNION
+    SELECT cancelled.job, cancelled.lo, cancelled.hi
+    FROM back JOIN mpifarm.cancelled
+        ON cancelled.because_job = back.job AND cancelled.because_no >= back.lo AND cancelled.because_no < back.hi
+), hit AS (
+    DELETE FROM mpifarm.cancelled USING back WHERE cancelled.job = back.job AND cancelled.lo = back.lo
+    RETURNING cancelled.*
+), wait_again AS (
+    INSERT INTO mpifarm.waiting (job, lo, hi, attempt, cpus, time_limit_s)
+    SELECT job, lo, hi, attempt, cpus, time_limit_s FROM hit
+    RETURNING id, lo, hi
+)
+SELECT coalesce(sum(hi - lo), 0)::integer, coalesce(array_agg(id), '{}') FROM wait_again
+
+-- gates_of_job --
+SELECT id FROM mpifarm.waiting WHERE job = %(job)s AND lo < %(hi)s AND hi > %(lo)s ORDER BY id FOR UPDATE
+
+-- has_dependants --
+SELECT EXISTS (
+    SELECT FROM mpifarm.need
+    WHERE int8range((parent::bigint << 32) + parent_lo, (parent::bigint << 32) + parent_hi)
+    && int8range(%(job)s::bigint << 32, (%(job)s::bigint + 1) << 32)
+)
+
+-- needed --
+SELECT parent.name, need.parent_lo, need.parent_hi, need.any_end,
+    NOT mpifarm.unfinished(need.parent, need.parent_lo, need.parent_hi)
+FROM mpifarm.need JOIN mpifarm.job AS parent ON parent.id = need.parent
+WHERE need.job = %(job)s AND need.lo <= %(no)s AND need.hi > %(no)s
+ORDER BY need.parent, need.parent_lo
 
 -- cancel --
 -- A lease under way is waited for: a range that it shortened is cancelled as short as it is now.
 WITH hit AS (
     DELETE FROM mpifarm.ready WHERE job = %(job)s AND lo < %(hi)s AND hi > %(lo)s RETURNING *
 ), kept AS (
-    INSERT INTO mpifarm.ready (job, lo, hi, attempt, cpus, time_limit_s)
-    SELECT job, part.lo, part.hi, attempt, cpus, time_limit_s
+    INSERT INTO mpifarm.ready (job, lo, hi, attempt, cpus, time_limit_s, fails, crashes)
+    SELECT job, part.lo, part.hi, attempt, cpus, time_limit_s, fails, crashes
     FROM hit CROSS JOIN LATERAL (VALUES (hit.lo, %(lo)s), (%(hi)s, hit.hi)) AS part (lo, hi)
     WHERE part.lo < part.hi
+), hit_waiting AS (
+    DELETE FROM mpifarm.waiting WHERE job = %(job)s AND lo < %(hi)s AND hi > %(lo)s RETURNING *
+), kept_waiting AS (
+    INSERT INTO mpifarm.waiting (job, lo, hi, attempt, cpus, time_limit_s)
+    SELECT job, part.lo, part.hi, attempt, cpus, time_limit_s
+    FROM hit_waiting CROSS JOIN LATERAL (VALUES (hit_waiting.lo, %(lo)s), (%(hi)s, hit_waiting.hi)) AS part (lo, hi)
+    WHERE part.lo < part.hi
+), gone AS (
+    SELECT job, greatest(lo, %(lo)s) AS lo, least(hi, %(hi)s) AS hi, attempt, cpus, time_limit_s FROM hit
+    UNION ALL
+    SELECT job, greatest(lo, %(lo)s), least(hi, %(hi)s), attempt, cpus, time_limit_s FROM hit_waiting
 ), moved AS (
-    INSERT INTO mpifarm.cancelled (job, lo, hi, attempt, cpus, time_limit_s)
-    SELECT job, greatest(lo, %(lo)s), least(hi, %(hi)s), attempt, cpus, time_limit_s FROM hit
+    INSERT INTO mpifarm.cancelled (job, lo, hi, attempt, cpus, time_limit_s, because_job)
+    SELECT job, lo, hi, attempt, cpus, time_limit_s, %(because_job)s::integer FROM gone
 )
-SELECT coalesce(sum(least(hi, %(hi)s) - greatest(lo, %(lo)s)), 0)::integer FROM hit
+SELECT coalesce(sum(hi - lo), 0)::integer FROM gone
+
+-- ask_to_cancel --
+-- The runs that hold tasks of a range end them. Returns the runs, and how many tasks they hold at most.
+WITH holding AS (
+    SELECT run, sum(least(hi, %(hi)s) - greatest(lo, %(lo)s)) AS tasks FROM mpifarm.lease
+    WHERE job = %(job)s AND lo < %(hi)s AND hi > %(lo)s GROUP BY run
+), asked AS (
+    INSERT INTO mpifarm.request (run, job, lo, hi) SELECT run, %(job)s, %(lo)s, %(hi)s FROM holding
+)
+SELECT run FROM holding ORDER BY run
+
+-- held_of --
+-- Tasks of a range that leases own.
+SELECT coalesce(sum(
+    least(lease.hi, %(hi)s) - greatest(lease.lo, %(lo)s) - (
+        SELECT count(*) FROM (
+            SELECT outcome.lease FROM mpifarm.outcome
+            WHERE outcome.job = lease.job
+            AND outcome.no >= greatest(lease.lo, %(lo)s) AND outcome.no < least(lease.hi, %(hi)s) OFFSET 0
+        ) AS o WHERE o.lease = lease.id
+    ) - (
+        SELECT coalesce(sum(least(past.hi, %(hi)s) - greatest(past.lo, %(lo)s)), 0)
+        FROM mpifarm.past WHERE past.lease = lease.id AND past.lo < %(hi)s AND past.hi > %(lo)s
+    )
+), 0)::integer
+FROM mpifarm.lease WHERE lease.job = %(job)s AND lease.lo < %(hi)s AND lease.hi > %(lo)s
+
+-- ask_to_drain --
+INSERT INTO mpifarm.request (run, now)
+SELECT run.id, %(now)s FROM mpifarm.run JOIN mpifarm.heartbeat ON heartbeat.run = run.id
+WHERE run.id = %(run)s AND run.ended IS NULL
+AND heartbeat.beat > clock_timestamp() - make_interval(secs => %(lease_s)s)
+
+-- requests --
+-- To end tasks, of runs that are no more.
+SELECT DISTINCT run, job, lo, hi FROM mpifarm.request WHERE run = ANY(%(runs)s) AND job IS NOT NULL
+
+-- forget_requests --
+DELETE FROM mpifarm.request WHERE run = %(run)s
 
 -- counts --
 SELECT state, count(*)::integer FROM mpifarm.task_line WHERE job = %(job)s AND no >= %(lo)s AND no < %(hi)s
@@ -502,6 +772,19 @@ ORDER BY run.id
 -- drop_ready --
 DELETE FROM mpifarm.ready WHERE job = %(job)s
 
+-- drop_waiting --
+DELETE FROM mpifarm.waiting WHERE job = %(job)s
+
+-- dependants --
+-- Other jobs with tasks that wait for tasks of this one.
+SELECT DISTINCT job.name FROM mpifarm.need
+JOIN mpifarm.waiting ON waiting.job = need.job AND waiting.lo >= need.lo AND waiting.lo < need.hi
+JOIN mpifarm.job ON job.id = need.job
+WHERE need.job <> %(job)s
+AND int8range((parent::bigint << 32) + parent_lo, (parent::bigint << 32) + parent_hi)
+    && int8range(%(job)s::bigint << 32, (%(job)s::bigint + 1) << 32)
+ORDER BY job.name LIMIT 5
+
 -- drop_leases --
 DELETE FROM mpifarm.lease WHERE job = %(job)s
 
@@ -521,6 +804,10 @@ WITH task AS (
     DELETE FROM mpifarm.past WHERE job = %(job)s
 ), tally AS (
     DELETE FROM mpifarm.tally WHERE job = %(job)s
+), need AS (
+    DELETE FROM mpifarm.need WHERE job = %(job)s
+), request AS (
+    DELETE FROM mpifarm.request WHERE job = %(job)s
 )
 DELETE FROM mpifarm.job WHERE id = %(job)s
 
@@ -548,8 +835,12 @@ WHERE job = %(job)s AND lo < %(hi)s AND hi > %(lo)s GROUP BY cpus ORDER BY cpus
 -- jobs --
 -- A task is in one place only, so those that are in no other are running.
 SELECT job.id, job.name, extract(epoch FROM job.submitted)::double precision, job.priority, job.held, job.source,
-    job.cwd, job.total, job.tags, ready.count, ended.succeeded, ended.failed, ended.cancelled + before.cancelled
+    job.cwd, job.total, job.tags, waits.count, ready.count, ended.succeeded, ended.failed,
+    ended.cancelled + before.cancelled, job.policy, job.max_fails
 FROM mpifarm.job
+CROSS JOIN LATERAL (
+    SELECT coalesce(sum(hi - lo), 0)::integer AS count FROM mpifarm.waiting WHERE waiting.job = job.id
+) AS waits
 CROSS JOIN LATERAL (
     SELECT coalesce(sum(hi - lo), 0)::integer AS count FROM mpifarm.ready WHERE ready.job = job.id
 ) AS ready
@@ -569,7 +860,8 @@ SELECT id, name FROM mpifarm.job ORDER BY id
 
 -- tasks --
 SELECT no, state, failure, exit_code, signal, seconds, started, node, attempts, command, entry, run, file, file_row,
-    lease, attempt, tail
+    lease, attempt, tail, checksum,
+    (SELECT name || coalesce('.' || because_no, '') FROM mpifarm.job AS parent WHERE parent.id = because_job)
 FROM mpifarm.task_line
 WHERE job = %(job)s AND no >= %(lo)s AND no < %(hi)s AND state = ANY(%(states)s)
 ORDER BY no
@@ -588,7 +880,8 @@ FROM (
 ) AS bad
 CROSS JOIN LATERAL (
     SELECT no, state, failure, exit_code, signal, seconds, started, node, attempts, command, entry, run, file, file_row,
-        lease, attempt, tail
+        lease, attempt, tail, checksum,
+        (SELECT name || coalesce('.' || because_no, '') FROM mpifarm.job AS parent WHERE parent.id = because_job)
     FROM mpifarm.task_line WHERE job = %(job)s AND no = bad.no OFFSET 0
 ) AS line
 WHERE line.state = ANY(%(states)s)
@@ -619,7 +912,8 @@ SELECT run.id, run.host, run.pid, run.allocation, run.nodes, run.ranks, run.slot
     extract(epoch FROM run.ended)::double precision, run.file,
     sums.succeeded, sums.failed, sums.cancelled, sums.returned,
     run.ended IS NULL AND heartbeat.beat > clock_timestamp() - make_interval(secs => %(lease_s)s) AS live,
-    sums.busy_s, run.boot, run.pid_started
+    sums.busy_s, held.count, extract(epoch FROM run.ends)::double precision, run.jobs, run.tags,
+    run.boot, run.pid_started
 FROM mpifarm.run
 JOIN mpifarm.heartbeat ON heartbeat.run = run.id
 CROSS JOIN LATERAL (
@@ -629,6 +923,18 @@ CROSS JOIN LATERAL (
     FROM mpifarm.tally
     WHERE tally.run = run.id AND (%(job)s::integer IS NULL OR tally.job = %(job)s)
 ) AS sums
+CROSS JOIN LATERAL (
+    -- Less what it has recorded of them: of leases that are worked off piece by piece that can be most.
+    SELECT coalesce(sum(
+        lease.hi - lease.lo - (
+            SELECT count(*) FROM (
+                SELECT outcome.lease FROM mpifarm.outcome
+                WHERE outcome.job = lease.job AND outcome.no >= lease.lo AND outcome.no < lease.hi OFFSET 0
+            ) AS o WHERE o.lease = lease.id
+        ) - (SELECT coalesce(sum(past.hi - past.lo), 0) FROM mpifarm.past WHERE past.lease = lease.id)
+    ), 0)::integer AS count
+    FROM mpifarm.lease WHERE lease.run = run.id AND (%(job)s::integer IS NULL OR lease.job = %(job)s)
+) AS held
 WHERE %(job)s::integer IS NULL
 OR EXISTS (SELECT FROM mpifarm.tally WHERE tally.run = run.id AND tally.job = %(job)s)
 OR EXISTS (SELECT FROM mpifarm.lease WHERE lease.run = run.id AND lease.job = %(job)s)
@@ -639,6 +945,8 @@ ORDER BY run.id
 -- overlap from 1 to its total. Returns where they do not: expected and found task number.
 WITH places AS (
     SELECT lo, hi FROM mpifarm.ready WHERE job = %(job)s
+    UNION ALL
+    SELECT lo, hi FROM mpifarm.waiting WHERE job = %(job)s
     UNION ALL
     SELECT no, no + 1 FROM mpifarm.outcome WHERE job = %(job)s
     UNION ALL

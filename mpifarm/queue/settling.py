@@ -1,0 +1,81 @@
+"""What follows when tasks have ended: those that waited for them become ready or are cancelled, and a job of which too
+many have failed is stopped. Imports no psycopg of its own.
+
+Part of `queue.postgres` (a record settles in its own transaction), of `queue.changes` and of a submit. Two records that
+end the last two parents of a task at the same time must not both leave it waiting: each locks the waiting range after
+its own outcomes are written, and looks in a statement after that, which sees whatever the other has committed.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Iterable, Sequence
+
+from mpifarm.core.model import JobId, RunId
+from mpifarm.queue.arrays import Int4s, Int8s
+from mpifarm.queue.connection import Connection
+from mpifarm.queue.statements import queries
+
+SQL = queries()
+
+Resolved = tuple[int, int, int]
+"""Job, lo, hi: tasks of a half-open range that have ended."""
+
+
+def ranges_of(ended: Iterable[tuple[int, int]]) -> list[Resolved]:
+    """(job, task) pairs as ranges."""
+    ranges: list[Resolved] = []
+    for job, task in sorted(ended):
+        if ranges and ranges[-1][0] == job and ranges[-1][2] >= task:
+            ranges[-1] = (job, ranges[-1][1], max(ranges[-1][2], task + 1))
+        else:
+            ranges.append((job, task, task + 1))
+    return ranges
+
+
+def settle(connection: Connection, resolved: Sequence[Resolved]) -> None:
+    """Release or cancel what waited for these tasks, and what waited for what that cancels. Inside a transaction."""
+    while resolved:
+        resolved = judge(connection, gates_behind(connection, resolved))
+
+
+def gates_behind(connection: Connection, resolved: Sequence[Resolved]) -> list[int]:
+    """The waiting ranges that wait for any of these tasks, locked."""
+    values = {
+        "job": Int4s([job for job, _, _ in resolved]),
+        "lo": Int4s([lo for _, lo, _ in resolved]),
+        "hi": Int4s([hi for _, _, hi in resolved]),
+    }
+    return [gate for (gate,) in connection.execute(SQL["lock_gates"], values, prepare=True)]
+
+
+def judge(connection: Connection, gates: Iterable[int]) -> list[Resolved]:
+    """Release or cancel these waiting ranges, if it is time. Returns what was cancelled."""
+    wanted = sorted(set(gates))
+    if not wanted:
+        return []
+    return connection.execute(SQL["judge"], {"gates": Int8s(wanted)}).fetchall()
+
+
+def stop_where_too_many_failed(connection: Connection, jobs: Collection[int]) -> None:
+    """Cancel the rest of those of these jobs that have more failed tasks than they may."""
+    if jobs:
+        for (job,) in connection.execute(SQL["over_max_fails"], {"jobs": Int4s(sorted(jobs))}).fetchall():
+            cancel(connection, JobId(job), [(1, 2**31 - 1)], because_job=JobId(job))
+
+
+def cancel(
+    connection: Connection, job: JobId, ranges: Iterable[tuple[int, int]], because_job: JobId | None = None
+) -> tuple[int, list[RunId]]:
+    """Cancel what waits or is ready, and ask the runs that hold others to end them. Returns the number of tasks
+    cancelled by that, and the runs. Inside a transaction."""
+    tasks, runs = 0, set[RunId]()
+    for lo, hi in ranges:
+        span = {"job": job, "lo": lo, "hi": hi, "because_job": because_job}
+        row = connection.execute(SQL["cancel"], span).fetchone()
+        assert row is not None
+        tasks += row[0]
+        # A statement of its own: it must see the lease that one had to wait for.
+        runs.update(run for (run,) in connection.execute(SQL["ask_to_cancel"], span))
+        if row[0]:
+            settle(connection, [(job, lo, hi)])
+    return tasks, sorted(runs)
