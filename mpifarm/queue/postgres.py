@@ -9,7 +9,7 @@ from typing import Any
 
 from psycopg.errors import UniqueViolation
 
-from mpifarm.core.model import Block, JobId, JobText, LeaseId, RunId, Shape, TaskText
+from mpifarm.core.model import Block, JobId, JobText, LeaseId, Limits, RunId, Shape, TaskText
 from mpifarm.core.row import AttemptRow
 from mpifarm.core.verbs import Batch, Grant, RunInfo
 from mpifarm.errors import QueueError, QueueUnreachable
@@ -41,7 +41,7 @@ class PostgresQueue:
     @classmethod
     def connect(cls, dsn: Dsn) -> PostgresQueue:
         """Raises QueueUnreachable, SchemaError, SiteError."""
-        return cls(Database(dsn))
+        return cls(Database(dsn, answer_s=Limits().answer_s))
 
     def close(self) -> None:
         self._database.close()
