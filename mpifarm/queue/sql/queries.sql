@@ -397,8 +397,11 @@ WITH RECURSIVE gate AS MATERIALIZED (
         && int8range((bad.job::bigint << 32) + bad.lo, (bad.job::bigint << 32) + bad.hi)
         AND NOT need.any_end
     JOIN mpifarm.waiting ON waiting.job = need.job AND waiting.lo >= need.lo AND waiting.lo < need.hi
+), chosen AS MATERIALIZED (
+    -- A statement must not take as long as a silent connection is believed; the caller comes again for the rest.
+    SELECT * FROM bad LIMIT 10000
 ), doomed AS (
-    DELETE FROM mpifarm.waiting USING (SELECT DISTINCT ON (id) * FROM bad ORDER BY id) AS why
+    DELETE FROM mpifarm.waiting USING (SELECT DISTINCT ON (id) * FROM chosen ORDER BY id) AS why
     WHERE waiting.id = why.id
     RETURNING waiting.*, why.because_job, why.because_no
 ), told AS (
@@ -406,7 +409,7 @@ WITH RECURSIVE gate AS MATERIALIZED (
     SELECT job, lo, hi, attempt, cpus, time_limit_s, because_job, because_no FROM doomed
 ), met AS (
     DELETE FROM mpifarm.waiting USING gate
-    WHERE waiting.id = gate.id AND NOT EXISTS (SELECT FROM bad WHERE bad.id = gate.id)
+    WHERE waiting.id = gate.id AND NOT EXISTS (SELECT FROM chosen WHERE chosen.id = gate.id)
     AND NOT EXISTS (
         SELECT FROM mpifarm.need
         WHERE need.job = gate.job AND need.lo <= gate.lo AND need.hi > gate.lo
