@@ -10,7 +10,7 @@ from collections import OrderedDict, defaultdict
 from collections.abc import Callable, Iterable, Iterator
 from typing import TYPE_CHECKING, BinaryIO, NamedTuple
 
-from mpifarm.core.row import STDOUT, AttemptRow
+from mpifarm.core.row import AttemptRow
 from mpifarm.errors import FarmError, OutputError
 from mpifarm.reporting.text import spans_text
 
@@ -58,8 +58,7 @@ class Outputs:
 
     def stream(self, attempt: Attempt, stream: int) -> Iterator[bytes]:
         """All that the attempt wrote to it, in pieces. Raises OutputError, for damaged bytes at their end."""
-        size = attempt.row.stdout_bytes if stream == STDOUT else attempt.row.stderr_bytes
-        return self.file(attempt.path).output(attempt.number, stream) if size else iter(())
+        return self.file(attempt.path).output(attempt.number, stream)
 
     def file(self, path: str) -> RunFile:
         """Open until so many others were asked for. Raises OutputError."""
