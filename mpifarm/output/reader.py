@@ -147,6 +147,8 @@ class RunFile:
 
     def __init__(self, path: Path, file: h5py.File) -> None:
         self.path = path
+        self.first_row = 0
+        """Where these rows begin in `attempts` of the file: not at 0 for a run within an export."""
         self.attributes = {name: str(value) for name, value in file.attrs.items()}
         """What the run wrote about itself, and the file about its format."""
         self.nodes = [(name.decode(), int(ranks), int(slots)) for name, ranks, slots in file[NODES][:]]

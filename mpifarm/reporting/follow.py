@@ -18,7 +18,8 @@ from mpifarm.reporting.outputs import FINAL, Absent, Missing, Outputs, Unanswere
 
 if TYPE_CHECKING:
     from mpifarm.output.reader import RunFile
-    from mpifarm.queue.client import Client, JobSummary, TaskLine
+    from mpifarm.queue.client import JobSummary, TaskLine
+    from mpifarm.reporting.source import Source
 
 READ_EVERY_S = 0.2
 READS_PER_LOOK = 5
@@ -62,7 +63,7 @@ class Follower:
 
     def __init__(
         self,
-        client: Client,
+        client: Source,
         job: JobSummary,
         streams: Sequence[int],
         out: BinaryIO,

@@ -111,7 +111,11 @@ class Unanswered:
             spans.append([task, task])
 
     def missing(self) -> Missing:
-        return Missing([f"task {spans_text(spans)}: {reason}" for reason, spans in self._spans.items()], self._code)
+        return Missing([f"task {tasks}: {reason}" for tasks, reason in self.reasons()], self._code)
+
+    def reasons(self) -> list[tuple[str, str]]:
+        """(tasks, why), the tasks as `--tasks` takes them."""
+        return [(spans_text(spans), reason) for reason, spans in self._spans.items()]
 
 
 def each_attempt(
