@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterator
+from contextlib import ExitStack
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -15,11 +16,13 @@ from mpifarm.core.model import FailureClass, State
 from mpifarm.core.row import STDERR, STDOUT
 from mpifarm.errors import UsageError
 from mpifarm.reporting.outputs import FINAL, Absent, Outputs
+from mpifarm.reporting.source import open_source
 
 if TYPE_CHECKING:
     from types import TracebackType
 
-    from mpifarm.queue.client import Client, JobSummary, TaskLine
+    from mpifarm.queue.client import JobSummary, TaskLine
+    from mpifarm.reporting.source import Source
 
 PAGE_TASKS = 2000
 """Tasks asked of the queue at once. No transaction is open between, however long a loop over them takes."""
@@ -65,7 +68,7 @@ def open_run(path: str | os.PathLike[str]) -> Run:
 
 def open_job(name: str, dsn: str | None = None) -> Job:
     """Open a job by name or number, or the youngest as `last`; the queue is found as by the commands unless `dsn` says
-    where it is. Raises mpifarm.FarmError.
+    where it is. The name of a file that `mpifarm export` wrote opens the job in it. Raises mpifarm.FarmError.
 
     >>> import mpifarm
     >>> with mpifarm.open_job("scan") as job:
@@ -75,15 +78,9 @@ def open_job(name: str, dsn: str | None = None) -> Job:
     3 b'three\\n'
     2 1 b'cannot read 2\\n'
     """
-    from mpifarm.queue.client import Client
-    from mpifarm.queue.dsn import find_dsn
-
-    client = Client.connect(find_dsn(dsn, os.environ, Path.cwd()))
-    try:
-        return Job(client, client.find(name))
-    except BaseException:
-        client.close()
-        raise
+    with ExitStack() as stack:
+        source = stack.enter_context(open_source(name, dsn))
+        return Job(source, source.find(name), stack.pop_all())
 
 
 class _Readable:
@@ -122,11 +119,12 @@ class _Readable:
 
 
 class Job(_Readable):
-    """A job of the queue; its tasks from 1 to `len(job)`. A context manager."""
+    """A job; its tasks from 1 to `len(job)`. A context manager."""
 
-    def __init__(self, client: Client, summary: JobSummary) -> None:
+    def __init__(self, source: Source, summary: JobSummary, opened: ExitStack) -> None:
+        """`opened`: what `close` lets go of."""
         super().__init__()
-        self._client, self._summary = client, summary
+        self._source, self._summary, self._opened = source, summary, opened
 
     def __enter__(self) -> Job:
         return self
@@ -149,16 +147,16 @@ class Job(_Readable):
         return (
             self._task(line)
             for lo in range(1, len(self) + 1, PAGE_TASKS)
-            for line in list(self._client.tasks(self._summary.id, ranges=[(lo, lo + PAGE_TASKS)]))
+            for line in list(self._source.tasks(self._summary.id, ranges=[(lo, lo + PAGE_TASKS)]))
             if holds is None or holds(line)
         )
 
     def close(self) -> None:
         super().close()
-        self._client.close()
+        self._opened.close()
 
     def _find(self, number: int) -> Task:
-        lines = list(self._client.tasks(self._summary.id, ranges=[(number, number + 1)]))
+        lines = list(self._source.tasks(self._summary.id, ranges=[(number, number + 1)]))
         if not lines:
             raise UsageError(f"job {self.name} has no task {number}: it has tasks 1 to {len(self)}")
         return self._task(lines[0])

@@ -18,6 +18,7 @@ import click
 
 from mpifarm import __version__
 from mpifarm.cli_db import db
+from mpifarm.cli_files import FILES
 from mpifarm.cli_lifecycle import LIFECYCLE, priority_option, tag_option
 from mpifarm.cli_options import client_of, dsn_option, json_option, parsed
 from mpifarm.cli_report import report, tasks
@@ -216,6 +217,6 @@ def run(**options: Any) -> RunOptions:
 
 mpifarm.add_command(report)
 mpifarm.add_command(tasks)
-for verb in LIFECYCLE:
+for verb in (*LIFECYCLE, *FILES):
     mpifarm.add_command(verb)
 mpifarm.add_command(db)

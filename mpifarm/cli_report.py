@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from mpifarm.cli_options import client_of, dsn_option, json_option, parsed, tasks_option, where_option
+from mpifarm.cli_options import dsn_option, json_option, parsed, tasks_option, where_option
 from mpifarm.errors import UsageError
 
 if TYPE_CHECKING:
@@ -66,7 +66,8 @@ def _template(text: str) -> Template:
 def report(job: str | None, **options: Any) -> int:
     """How all jobs stand; how JOB stands and why tasks failed; or the outputs of tasks, byte for byte.
 
-    JOB is a name, a number, or `last`; JOB.17 or JOB.3,7-9 names its tasks. Works while runs are going on.
+    JOB is a name, a number, or `last`, or the FILE.h5 of `mpifarm export`, which needs no queue; JOB.17 or JOB.3,7-9
+    names its tasks. Works while runs are going on.
 
     \b
     Examples:
@@ -84,11 +85,12 @@ def report(job: str | None, **options: Any) -> int:
     = != < <= > >= or ~ (a regular expression), and joins with: and or not ( )
     """
     from mpifarm.reporting import report as reporting
+    from mpifarm.reporting.source import open_source
     from mpifarm.reporting.wanted import Wanted, check
 
     wanted = Wanted(**options)
     check(job, wanted)
-    with client_of(wanted.dsn) as client:
+    with open_source(job, wanted.dsn) as client:
         missing = reporting.report(client, job, wanted)
     sys.stdout.flush()  # what is missing is said after what is there
     for sentence in missing.sentences:
@@ -125,6 +127,7 @@ def tasks(job: str, dsn: str | None, **options: Any) -> None:
       mpifarm tasks scan --state failed --as-taskfile > again.txt
     """
     from mpifarm.reporting import report as reporting
+    from mpifarm.reporting.source import open_source
     from mpifarm.reporting.text import state_named
 
     if options["as_json"] and options["form"] not in (None, "json"):
@@ -133,5 +136,5 @@ def tasks(job: str, dsn: str | None, **options: Any) -> None:
         raise UsageError("--as-taskfile is a format of its own: leave out --json and --format")
     form = "taskfile" if options["as_taskfile"] else "json" if options["as_json"] else options["form"] or "text"
     states = [state_named(word) for word in options["states"]]
-    with client_of(dsn) as client:
+    with open_source(job, dsn) as client:
         reporting.print_tasks(client, job, options["ranges"], states, options["where"], form)

@@ -16,8 +16,8 @@ sees the file as of its opening or its last `refresh`.
 from __future__ import annotations
 
 import zlib
-from collections import OrderedDict
 from collections.abc import Iterator
+from math import isfinite
 from pathlib import Path
 from types import TracebackType
 from typing import Any
@@ -25,6 +25,7 @@ from typing import Any
 import h5py
 import numpy as np
 
+from mpifarm.core.model import FailureClass, State
 from mpifarm.core.row import STDERR, STDOUT, AttemptRow
 from mpifarm.errors import OutputError
 from mpifarm.output.format import (
@@ -39,12 +40,13 @@ from mpifarm.output.format import (
     VERSION_ATTRIBUTE,
     explain,
 )
+from mpifarm.output.pool import Pool
 
 Rows = np.ndarray[Any, Any]
 
 BLOCK_ROWS = 16_384
 """Extents looked at in one go: 432 KiB."""
-CHUNKS_KEPT = 16
+_STATES, _CLASSES = frozenset(State), frozenset(FailureClass)
 STREAM_NAMES = {STDOUT: "stdout", STDERR: "stderr"}
 
 
@@ -133,20 +135,27 @@ class _Table:
         return 0
 
 
+def promised_of(row: AttemptRow, stream: int) -> tuple[int, int]:
+    """Length and CRC-32 of what the attempt wrote."""
+    if stream == STDOUT:
+        return row.stdout_bytes, row.stdout_crc32
+    return row.stderr_bytes, row.stderr_crc32
+
+
 class RunFile:
     """An open run file. Row numbers are those of `attempts`, as the queue's outcomes name them."""
 
     def __init__(self, path: Path, file: h5py.File) -> None:
         self.path = path
+        self.first_row = 0
+        """Where these rows begin in `attempts` of the file: not at 0 for a run within an export."""
         self.attributes = {name: str(value) for name, value in file.attrs.items()}
         """What the run wrote about itself, and the file about its format."""
         self.nodes = [(name.decode(), int(ranks), int(slots)) for name, ranks, slots in file[NODES][:]]
         """(name, ranks, slots) by node number."""
         self._file = file
         self._attempts, self._extents = _Table(file[ATTEMPTS]), _Table(file[EXTENTS])  # in the order of refresh
-        self._bytes = file[BYTES]
-        self._chunk_bytes: int = self._bytes.chunks[0]
-        self._kept: OrderedDict[int, bytes] = OrderedDict()
+        self.pool = Pool(path, file[BYTES])
 
     def __enter__(self) -> RunFile:
         return self
@@ -172,7 +181,7 @@ class RunFile:
     def refresh(self) -> None:
         """See what was written since."""
         try:
-            for table in (self._attempts, self._extents, self._bytes):  # what points first, then what it points at
+            for table in (self._attempts, self._extents, self.pool):  # what points first, then what it points at
                 table.refresh()
         except FAILURES as error:
             raise explain(self.path, "read", error) from error
@@ -187,22 +196,29 @@ class RunFile:
             self.refresh()
         if not 0 <= row < self.rows:
             raise OutputError(f"run file {self.path} has no attempt row {row}: it has {self.rows} rows")
-        return AttemptRow._make(self._read(self._attempts, row, row + 1)[0].item())
+        found = AttemptRow._make(self._read(self._attempts, row, row + 1)[0].item())
+        if not (found.state in _STATES and found.failure in _CLASSES and isfinite(found.started + found.ended)):
+            raise OutputError(f"run file {self.path} is damaged: attempt row {row} makes no sense")
+        return found
+
+    def extent_rows(self, lo: int, hi: int) -> Rows:
+        """Rows [lo, hi) of `extents` (fields of `mpifarm.core.row.EXTENT_FIELDS`); ask for blocks, not for all."""
+        return self._read(self._extents, lo, hi)
 
     def output(self, row: int, stream: int) -> Iterator[bytes]:
         """All bytes of a stream of the attempt in `row`, in order. Raises OutputError at the end when they differ
         in length or CRC-32 from what the attempt wrote."""
         attempt = self.attempt(row)
         key = (attempt.lease, attempt.task, attempt.attempt)
+        promised = promised_of(attempt, stream)
         size = checksum = 0
-        for piece in self._pieces(key, stream, attempt.extent_lo, attempt.extent_hi):
-            size += len(piece)
-            checksum = zlib.crc32(piece, checksum)
-            yield piece
-        if stream == STDOUT:
-            promised = (attempt.stdout_bytes, attempt.stdout_crc32)
-        else:
-            promised = (attempt.stderr_bytes, attempt.stderr_crc32)
+        if promised[0]:
+            for piece in self._pieces(key, stream, attempt.extent_lo, attempt.extent_hi):
+                size += len(piece)
+                checksum = zlib.crc32(piece, checksum)
+                if size > promised[0]:
+                    break  # a damaged length may claim any number of bytes
+                yield piece
         if (size, checksum) != promised:
             raise OutputError(
                 f"run file {self.path} is damaged: {STREAM_NAMES[stream]} of job {attempt.job} task {attempt.task} "
@@ -222,7 +238,7 @@ class RunFile:
             events = self._file[EVENTS][:]
         except FAILURES as error:
             raise explain(self.path, "read", error) from error
-        return [(float(time), text.decode()) for time, text in events if time]  # blank: see _Table
+        return [(float(time), text.decode("utf-8", "replace")) for time, text in events if time]  # blank: see _Table
 
     def _read(self, table: _Table, lo: int, hi: int) -> Rows:
         try:
@@ -232,34 +248,10 @@ class RunFile:
 
     def _pieces(self, key: tuple[int, int, int], stream: int, lo: int, hi: int) -> Iterator[bytes]:
         lease, task, attempt = key
-        for start in range(lo, hi, BLOCK_ROWS):
+        hi = min(hi, self.extents)
+        for start in range(max(0, lo), hi, BLOCK_ROWS):
             block = self._read(self._extents, start, min(hi, start + BLOCK_ROWS))
             mine = (block["lease"] == lease) & (block["task"] == task)
             mine &= (block["attempt"] == attempt) & (block["stream"] == stream)
             for extent in block[mine]:
-                yield from self._slices(int(extent["position"]), int(extent["length"]))
-
-    def _slices(self, position: int, length: int) -> Iterator[bytes]:
-        end = position + length
-        while position < end:
-            number, offset = divmod(position, self._chunk_bytes)
-            piece = self._chunk(number)[offset : offset + end - position]
-            yield piece
-            position += len(piece)
-
-    def _chunk(self, number: int) -> bytes:
-        """One whole chunk of `bytes`. Inflated here: the chunk cache of HDF5 would be off for the tables' sake."""
-        chunk = self._kept.get(number)
-        if chunk is not None:
-            return chunk
-        try:
-            mask, stored = self._bytes.id.read_direct_chunk((number * self._chunk_bytes,))
-            chunk = bytes(stored) if mask & 1 else zlib.decompress(stored)
-        except (*FAILURES, zlib.error) as error:
-            raise explain(self.path, "read", error) from error
-        if len(chunk) != self._chunk_bytes:
-            raise OutputError(f"run file {self.path} is damaged: chunk {number} holds {len(chunk)} bytes")
-        self._kept[number] = chunk
-        if len(self._kept) > CHUNKS_KEPT:
-            self._kept.popitem(last=False)
-        return chunk
+                yield from self.pool.slices(int(extent["position"]), int(extent["length"]))

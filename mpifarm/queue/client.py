@@ -10,7 +10,7 @@ import difflib
 import re
 from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from pathlib import PurePath
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from psycopg.types.json import Jsonb
 
@@ -26,6 +26,9 @@ from mpifarm.queue.liveness import surely_gone
 from mpifarm.queue.loading import Loading, Place, Screening
 from mpifarm.queue.settling import judge, settle
 from mpifarm.queue.statements import queries
+
+if TYPE_CHECKING:
+    from mpifarm.queue.places import Places
 
 __all__ = ["Client", "FailureLine", "JobSummary", "RunLine", "TaskLine"]
 
@@ -148,6 +151,13 @@ class Client(Changes):
                 cursor.execute(statement, values)
                 for task, state, failure, *rest in cursor:
                     yield TaskLine(task, state, _FAILURES[failure or 0] if failure is not None else "", *rest)
+
+    def places(self, job: JobId, lo: int = 1, hi: int = 2**31 - 1) -> Iterator[Places]:
+        """Where the outputs of tasks from `lo` to `hi` are that have an outcome, many at once, in order."""
+        from mpifarm.queue.places import places  # numpy
+
+        with self._database.using() as connection:
+            yield from places(connection, job, lo, hi)
 
     def counts(self, job: JobId, ranges: Sequence[tuple[int, int]]) -> dict[str, int]:
         """How many of these tasks are in which state; for a whole job, `find` costs less."""

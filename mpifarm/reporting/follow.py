@@ -13,13 +13,13 @@ from collections.abc import Callable, Iterator, Sequence
 from typing import TYPE_CHECKING, BinaryIO
 
 from mpifarm.core.model import Limits
-from mpifarm.core.row import STDOUT
 from mpifarm.errors import OutputError, QueueUnreachable
 from mpifarm.reporting.outputs import FINAL, Absent, Missing, Outputs, Unanswered
 
 if TYPE_CHECKING:
     from mpifarm.output.reader import RunFile
-    from mpifarm.queue.client import Client, JobSummary, TaskLine
+    from mpifarm.queue.client import JobSummary, TaskLine
+    from mpifarm.reporting.source import Source
 
 READ_EVERY_S = 0.2
 READS_PER_LOOK = 5
@@ -49,13 +49,12 @@ class Following:
 
     def finish(self, out: BinaryIO, number: int) -> None:
         """The attempt has its row: give the rest. Raises OutputError when that is not what the task wrote."""
+        from mpifarm.output.reader import promised_of
+
         self.advance(out)
         row = self._run.attempt(number)
         for stream, read in self._read.items():
-            promised = (
-                (row.stdout_bytes, row.stdout_crc32) if stream == STDOUT else (row.stderr_bytes, row.stderr_crc32)
-            )
-            if read != promised:
+            if read != promised_of(row, stream):
                 raise OutputError(f"run file {self._run.path} is damaged: this is not what the task wrote")
 
 
@@ -64,7 +63,7 @@ class Follower:
 
     def __init__(
         self,
-        client: Client,
+        client: Source,
         job: JobSummary,
         streams: Sequence[int],
         out: BinaryIO,

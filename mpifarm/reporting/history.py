@@ -16,11 +16,13 @@ from mpifarm.core.model import RunId, State
 from mpifarm.errors import OutputError
 from mpifarm.reporting.accounting import NAMES, Account, Accounting, Bools, Work, core_time
 from mpifarm.reporting.outputs import FINAL
+from mpifarm.reporting.source import exported_accounts, open_rows
 from mpifarm.reporting.text import Look, table
 
 if TYPE_CHECKING:
     from mpifarm.output.reader import RunFile
-    from mpifarm.queue.client import Client, RunLine
+    from mpifarm.queue.lines import RunLine
+    from mpifarm.reporting.source import Source
 
 BLOCK_ROWS = 1 << 14
 """Attempts looked at in one go: 1.5 MiB, and some arrays of that length."""
@@ -28,7 +30,7 @@ BLOCK_ROWS = 1 << 14
 Rows = np.ndarray[Any, Any]
 
 
-def blocks(client: Client, run: RunLine, file: RunFile) -> Iterator[tuple[Rows, Bools]]:
+def blocks(client: Source, run: RunLine, file: RunFile) -> Iterator[tuple[Rows, Bools]]:
     """Rows in file order within a block, and whether they are lost. `run` with its counts over all jobs."""
     standing = None if run.live else _standing(client, run, file)
     for hi in range(file.rows, 0, -BLOCK_ROWS):
@@ -54,7 +56,7 @@ def _sound(file: RunFile, lo: int, hi: int) -> Rows:
     return rows
 
 
-def _standing(client: Client, run: RunLine, file: RunFile) -> Bools | None:
+def _standing(client: Source, run: RunLine, file: RunFile) -> Bools | None:
     """By row: whether the queue took its record. None when it took all: nearly always, and told by counting."""
     final = 0
     for rows in in_blocks(file):
@@ -69,7 +71,7 @@ def _standing(client: Client, run: RunLine, file: RunFile) -> Bools | None:
     for job in client.jobs():
         for line in client.tasks(job.id, states=FINAL):
             if line.run == run.id and line.file_row is not None:
-                standing[line.file_row] = True
+                standing[line.file_row - file.first_row] = True
     return standing
 
 
@@ -96,16 +98,17 @@ def accounting_of(run: RunLine, slots: Sequence[int]) -> Accounting:
     return Accounting(slots, run.started, run.ended if run.ended is not None else run.beat)
 
 
-def accounts(client: Client, wanted: Iterable[RunId]) -> dict[RunId, Account]:
+def accounts(client: Source, wanted: Iterable[RunId]) -> dict[RunId, Account]:
     """Of those of these runs that are over and whose files can be read here."""
-    from mpifarm.output.reader import open_run
-
+    exported = exported_accounts(client)
+    if exported is not None:
+        return exported
     found, ids = {}, set(wanted)
     for run in client.runs():
         if run.id not in ids or run.live or run.file is None:
             continue
         try:
-            with open_run(run.file) as file:
+            with open_rows(client, run) as file:
                 accounting = accounting_of(run, [slots for _, _, slots in file.nodes])
                 for rows, lost in blocks(client, run, file):
                     accounting.add(work_of(rows, lost))

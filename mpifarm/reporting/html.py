@@ -5,23 +5,24 @@ Attempts stream by once and are counted into bins, so memory is flat. Must never
 
 from __future__ import annotations
 
-import os
 from collections.abc import Sequence
-from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 
-from mpifarm.errors import OutputError, UsageError
+from mpifarm.errors import OutputError
 from mpifarm.reporting.accounting import Account, Bools
 from mpifarm.reporting.binning import LOST, OTHER, Batch, Charted, Lanes, TimeAxis
+from mpifarm.reporting.draft import draft_of
 from mpifarm.reporting.history import Rows, accounting_of, blocks, in_blocks, work_of
 from mpifarm.reporting.page import Page, page_text
+from mpifarm.reporting.source import exported_accounts, open_rows
 from mpifarm.reporting.text import JobReport, lasted_s, printable
 
 if TYPE_CHECKING:
-    from mpifarm.queue.client import Client, RunLine, TaskLine
+    from mpifarm.queue.client import RunLine, TaskLine
+    from mpifarm.reporting.source import Source
 
 BARS_MAX = 5_000
 """More attempts than this do not get a bar each: no screen has room for them."""
@@ -39,38 +40,20 @@ class _Source(NamedTuple):
     """Some attempts held more than one core."""
 
 
-def write_page(client: Client, report: JobReport, path: Path, now: float, *, force: bool) -> None:
+def write_page(client: Source, report: JobReport, path: Path, now: float, *, force: bool) -> None:
     """The page of a job, whole or not at all. Raises UsageError for a file that exists, unless `force`."""
-    if not force and os.path.lexists(path):
-        raise _exists(path)
-    draft = path.with_name(f".{path.name}.{os.getpid()}")
-    try:
-        with open(draft, "x", encoding="utf-8") as file:  # before the work, which a wrong directory shall not cost
-            file.writelines(page_text(gather(client, report, now)))
-        if force:
-            draft.replace(path)
-        else:
-            try:
-                os.link(draft, path)  # unlike a rename it refuses to replace
-            except FileExistsError:
-                raise _exists(path) from None
-            except OSError:
-                draft.rename(path)  # no hard links on this file system
-    finally:
-        with suppress(FileNotFoundError):
-            draft.unlink()
+    with draft_of(path, force=force) as draft, open(draft, "x", encoding="utf-8") as file:
+        file.writelines(page_text(gather(client, report, now)))
 
 
-def _exists(path: Path) -> UsageError:
-    return UsageError(f"{path} exists already: --force replaces it")
-
-
-def gather(client: Client, report: JobReport, now: float) -> Page:
+def gather(client: Source, report: JobReport, now: float) -> Page:
     """Look through the run files of a job once."""
     notes: list[str] = []
     everywhere = {run.id: run for run in client.runs()}
     sources = [
-        source for run in report.runs if (source := _source(everywhere.get(run.id, run), now, notes)) is not None
+        source
+        for run in report.runs
+        if (source := _source(client, everywhere.get(run.id, run), now, notes)) is not None
     ]
     charted = _charted(sources)
     accounts = {}
@@ -83,6 +66,7 @@ def gather(client: Client, report: JobReport, now: float) -> Page:
             continue
         if account is not None:
             accounts[source.run.id] = account
+    accounts = exported_accounts(client) or accounts
     examples: dict[int, TaskLine] = {}
     for failure in report.failures:
         task = failure.example_task
@@ -104,14 +88,12 @@ def _charted(sources: Sequence[_Source]) -> Charted:
     return Charted(TimeAxis((source.started, source.ended) for source in sources), lanes, one_by_one=one_by_one)
 
 
-def _source(run: RunLine, now: float, notes: list[str]) -> _Source | None:
+def _source(client: Source, run: RunLine, now: float, notes: list[str]) -> _Source | None:
     """A run as its file has it; None, and a note, when the file cannot be read."""
-    from mpifarm.output.reader import open_run
-
     if run.file is None:
         return None
     try:
-        with open_run(run.file) as file:
+        with open_rows(client, run) as file:
             ends = [row for at in {0, file.rows - 1} if 0 <= at < file.rows and (row := file.attempt(at)).lease]
             # The clock of the run is the database's, that of attempts their node's.
             started = min([run.started, *(row.started for row in ends)])
@@ -124,14 +106,11 @@ def _source(run: RunLine, now: float, notes: list[str]) -> _Source | None:
         return None
 
 
-def _look_through(client: Client, source: _Source, job: int, charted: Charted) -> Account | None:
+def _look_through(client: Source, source: _Source, job: int, charted: Charted) -> Account | None:
     """Count all attempts of a run into the charts. Its account, unless it still goes on."""
-    from mpifarm.output.reader import open_run
-
     run, names = source.run, [node for node, _ in source.nodes]
-    assert run.file is not None
     accounting = accounting_of(run, [slots for _, slots in source.nodes])
-    with open_run(run.file) as file:
+    with open_rows(client, run) as file:
         for rows, lost in blocks(client, run, file):
             charted.add(int(run.id), names, _batch(rows, lost, job, charted.axis))
             accounting.add(work_of(rows, lost))

@@ -10,7 +10,7 @@ from collections import OrderedDict, defaultdict
 from collections.abc import Callable, Iterable, Iterator
 from typing import TYPE_CHECKING, BinaryIO, NamedTuple
 
-from mpifarm.core.row import STDOUT, AttemptRow
+from mpifarm.core.row import AttemptRow
 from mpifarm.errors import FarmError, OutputError
 from mpifarm.reporting.text import spans_text
 
@@ -58,8 +58,7 @@ class Outputs:
 
     def stream(self, attempt: Attempt, stream: int) -> Iterator[bytes]:
         """All that the attempt wrote to it, in pieces. Raises OutputError, for damaged bytes at their end."""
-        size = attempt.row.stdout_bytes if stream == STDOUT else attempt.row.stderr_bytes
-        return self.file(attempt.path).output(attempt.number, stream) if size else iter(())
+        return self.file(attempt.path).output(attempt.number, stream)
 
     def file(self, path: str) -> RunFile:
         """Open until so many others were asked for. Raises OutputError."""
@@ -112,7 +111,11 @@ class Unanswered:
             spans.append([task, task])
 
     def missing(self) -> Missing:
-        return Missing([f"task {spans_text(spans)}: {reason}" for reason, spans in self._spans.items()], self._code)
+        return Missing([f"task {tasks}: {reason}" for tasks, reason in self.reasons()], self._code)
+
+    def reasons(self) -> list[tuple[str, str]]:
+        """(tasks, why), the tasks as `--tasks` takes them."""
+        return [(spans_text(spans), reason) for reason, spans in self._spans.items()]
 
 
 def each_attempt(

@@ -22,13 +22,15 @@ from mpifarm.reporting.extract import Folder, extract
 from mpifarm.reporting.grep import grep
 from mpifarm.reporting.objects import array, report_object
 from mpifarm.reporting.outputs import FINAL, Choice, Missing, Outputs, write_outputs
+from mpifarm.reporting.source import archive_of, files_of, typed_name
 from mpifarm.reporting.text import JobReport, Look, job_text, jobs_text, task_head, task_text
 from mpifarm.reporting.wanted import Ranges, Wanted, named_tasks
 from mpifarm.reporting.where import Predicate
 from mpifarm.units import parse_ranges
 
 if TYPE_CHECKING:
-    from mpifarm.queue.client import Client, JobSummary, TaskLine
+    from mpifarm.queue.client import JobSummary, TaskLine
+    from mpifarm.reporting.source import Source
 
 
 def look_of(stream: TextIO) -> Look:
@@ -49,7 +51,7 @@ def run_command_here(dsn: str | None) -> str:
     )
 
 
-def find(client: Client, selector: str, ranges: Ranges | None) -> tuple[JobSummary, Ranges | None]:
+def find(client: Source, selector: str, ranges: Ranges | None) -> tuple[JobSummary, Ranges | None]:
     """The job that is meant, and its tasks: those asked for, or those of JOB.17 unless a whole job is called so."""
     named = named_tasks(selector)
     if ranges is not None or named is None:
@@ -60,7 +62,7 @@ def find(client: Client, selector: str, ranges: Ranges | None) -> tuple[JobSumma
         return client.find(named[0]), parse_ranges(named[1])
 
 
-def report(client: Client, selector: str | None, wanted: Wanted) -> Missing:
+def report(client: Source, selector: str | None, wanted: Wanted) -> Missing:
     """Print what is wanted."""
     if selector is None:
         _print_jobs(client, wanted)
@@ -77,12 +79,14 @@ def report(client: Client, selector: str | None, wanted: Wanted) -> Missing:
     if wanted.follow:
         from mpifarm.reporting.follow import Follower
 
+        if archive_of(client) is not None:
+            raise UsageError("an exported job does not go on: leave out --follow")
         tasks = (task for lo, hi in wanted.ranges or [] for task in range(lo, hi))
         return Follower(client, job, wanted.streams, sys.stdout.buffer, tell).follow(tasks)
     return _give(client, job, wanted)
 
 
-def _give(client: Client, job: JobSummary, wanted: Wanted) -> Missing:
+def _give(client: Source, job: JobSummary, wanted: Wanted) -> Missing:
     """Outputs of the tasks asked for, or of all that have an outcome: searched, extracted, or as they are."""
     out, announce = sys.stdout.buffer, None
     choice: Choice = Outputs.recorded
@@ -92,8 +96,8 @@ def _give(client: Client, job: JobSummary, wanted: Wanted) -> Missing:
     if wanted.attempt is not None:
         from mpifarm.reporting.attempts import Attempts, announcer
 
-        files = [run.file for run in client.runs(job.id) if run.file is not None]
-        choice = attempts = Attempts(files, job.id, wanted.attempt or None, needed=wanted.ranges is not None)
+        needed = wanted.ranges is not None
+        choice = attempts = Attempts(files_of(client, job), job.id, wanted.attempt or None, needed=needed)
         announce, unreadable = announcer(job.name, tell), attempts.unreadable
     if wanted.pattern is not None:
         missing = grep(lines, wanted.pattern, wanted.streams, out, choice)
@@ -123,14 +127,16 @@ def tell(sentence: str) -> None:
     print(sentence if sentence.startswith("==>") else f"mpifarm: {sentence}", file=sys.stderr, flush=True)
 
 
-def report_of(client: Client, job: JobSummary, dsn: str | None) -> JobReport:
+def report_of(client: Source, job: JobSummary, dsn: str | None) -> JobReport:
     runs = client.runs(job.id)
     failures = client.failures(job.id) if job.failed or job.cancelled else []
     seconds = client.durations(job.id) if job.succeeded or job.failed else None
-    return JobReport(job, failures, seconds, runs, next_step(job, runs, run_command_here(dsn), dsn_words(dsn)))
+    named = job._replace(name=typed_name(client, job))
+    following = next_step(named, runs, run_command_here(dsn), dsn_words(dsn))
+    return JobReport(job, failures, seconds, runs, following)
 
 
-def _print_jobs(client: Client, wanted: Wanted) -> None:
+def _print_jobs(client: Source, wanted: Wanted) -> None:
     jobs, now = client.jobs(), time.time()
     if wanted.as_json:
         sys.stdout.writelines(array(report_object(report_of(client, job, wanted.dsn), now) for job in jobs))
@@ -140,7 +146,7 @@ def _print_jobs(client: Client, wanted: Wanted) -> None:
         print("no jobs yet\nnext: mpifarm submit tasks.txt")
 
 
-def _print_job(client: Client, job: JobSummary, wanted: Wanted) -> None:
+def _print_job(client: Source, job: JobSummary, wanted: Wanted) -> None:
     from mpifarm.reporting.history import accounts, accounts_objects, accounts_text
 
     answer, now = report_of(client, job, wanted.dsn), time.time()
@@ -157,7 +163,7 @@ def _print_job(client: Client, job: JobSummary, wanted: Wanted) -> None:
 
 
 def print_tasks(
-    client: Client,
+    client: Source,
     selector: str,
     ranges: Ranges | None,
     states: Sequence[str],

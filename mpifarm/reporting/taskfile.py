@@ -14,12 +14,13 @@ from mpifarm.errors import UsageError
 from mpifarm.intake.taskfile import check_command
 
 if TYPE_CHECKING:
-    from mpifarm.queue.client import Client, JobSummary, TaskLine
+    from mpifarm.queue.client import JobSummary, TaskLine
+    from mpifarm.reporting.source import Source
 
 BLOCK_TASKS = 2000
 
 
-def write_taskfile(client: Client, job: JobSummary, lines: Iterable[TaskLine], out: BinaryIO) -> None:
+def write_taskfile(client: Source, job: JobSummary, lines: Iterable[TaskLine], out: BinaryIO) -> None:
     """Raises UsageError for a command that cannot be a line of a task file; what came before it is written then."""
     shape = Shape()
     for task, needed in _shaped(client, job, lines):
@@ -30,7 +31,7 @@ def write_taskfile(client: Client, job: JobSummary, lines: Iterable[TaskLine], o
         out.write(task.command + b"\n")
 
 
-def _shaped(client: Client, job: JobSummary, lines: Iterable[TaskLine]) -> Iterator[tuple[TaskLine, Shape]]:
+def _shaped(client: Source, job: JobSummary, lines: Iterable[TaskLine]) -> Iterator[tuple[TaskLine, Shape]]:
     ahead = iter(lines)
     while block := list(islice(ahead, BLOCK_TASKS)):
         shapes = iter(client.shapes(job.id, block[0].task, block[-1].task + 1))

@@ -24,6 +24,12 @@ FAILED = {"state": State.FAILED, "failure": FailureClass.EXIT, "exit_code": 1}
 class OpenClient(FakeClient):
     closed = False
 
+    def __enter__(self) -> OpenClient:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
     def close(self) -> None:
         self.closed = True
 

@@ -71,7 +71,7 @@ class PlayedRun:
         if self._scribe is None:
             self._scribe = Scribe(self._path, lease=block.lease, job=block.job)
             self._queue.name_file(self._run, str(self._path))
-        self._scribe.lease = block.lease
+        self._scribe.lease, self._scribe.job = block.lease, block.job
         batch = Batch(done=[block.lease])
         for task in range(block.lo, block.hi):
             bad = task % 5 == 0

@@ -869,6 +869,12 @@ FROM mpifarm.task_line
 WHERE job = %(job)s AND no >= %(lo)s AND no < %(hi)s AND state = ANY(%(states)s)
 ORDER BY no
 
+-- copy_places --
+COPY (
+    SELECT no, run, file_row, lease, attempt, state FROM mpifarm.outcome
+    WHERE job = %(job)s AND no >= %(lo)s AND no < %(hi)s ORDER BY no
+) TO STDOUT (FORMAT binary)
+
 -- tasks_bad --
 -- As `tasks`, for states that end badly, beginning with the index that holds only these. OFFSET 0 keeps the planner to
 -- this order, whatever the statistics of a table that has just been filled.

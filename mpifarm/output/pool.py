@@ -1,0 +1,70 @@
+"""The byte pool of a run file: chunks of output, found by number, inflated here, a few of them kept.
+
+The chunk cache of HDF5 is off for the tables' sake (see `mpifarm.output.format`), and deflate checks what it inflates.
+"""
+
+from __future__ import annotations
+
+import zlib
+from collections import OrderedDict
+from collections.abc import Iterator
+from pathlib import Path
+
+import h5py
+
+from mpifarm.errors import OutputError
+from mpifarm.output.format import FAILURES, explain
+
+CHUNKS_KEPT = 16
+
+
+class Pool:
+    """`bytes` of an open run file. All methods raise OutputError."""
+
+    def __init__(self, path: Path, dataset: h5py.Dataset) -> None:
+        self.chunk_bytes: int = dataset.chunks[0]
+        self._path, self._dataset = path, dataset
+        self._kept: OrderedDict[int, bytes] = OrderedDict()
+        self.count = len(dataset) // self.chunk_bytes
+        """Chunks, as of the last `refresh`."""
+
+    def refresh(self) -> None:
+        self._dataset.refresh()
+        self.count = len(self._dataset) // self.chunk_bytes
+
+    def slices(self, position: int, length: int) -> Iterator[bytes]:
+        """The bytes [position, position + length), in pieces of a chunk at most."""
+        end = position + length
+        while position < end:
+            number, offset = divmod(position, self.chunk_bytes)
+            piece = self.chunk(number)[offset : offset + end - position]
+            yield piece
+            position += len(piece)
+
+    def stored(self, number: int) -> tuple[bool, bytes]:
+        """A chunk as it lies in the file, and whether it is deflated."""
+        if number >= self.count:
+            raise OutputError(f"run file {self._path} is damaged: it has no chunk {number}")
+        try:
+            mask, stored = self._dataset.id.read_direct_chunk((number * self.chunk_bytes,))
+        except (*FAILURES, OverflowError) as error:
+            raise explain(self._path, "read", error) from error
+        return not mask & 1, bytes(stored)
+
+    def chunk(self, number: int) -> bytes:
+        """The content of a whole chunk."""
+        chunk = self._kept.get(number)
+        if chunk is not None:
+            return chunk
+        deflated, chunk = self.stored(number)
+        if deflated:
+            try:
+                chunk = zlib.decompress(chunk)
+            except zlib.error as error:
+                raise OutputError(f"run file {self._path} is damaged: chunk {number}: {error}") from error
+        if len(chunk) != self.chunk_bytes:
+            raise OutputError(f"run file {self._path} is damaged: chunk {number} holds {len(chunk)} bytes")
+        self._kept[number] = chunk
+        if len(self._kept) > CHUNKS_KEPT:
+            self._kept.popitem(last=False)
+        return chunk
