@@ -10,7 +10,8 @@ no more memory than ten thousand, also when every line has another shape.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator
-from itertools import starmap
+from itertools import chain, count, repeat, starmap
+from operator import itemgetter
 from struct import Struct
 from typing import NamedTuple
 
@@ -28,6 +29,9 @@ _ROW = Struct(">hiiiii")
 """Four columns: (length, job), (length, number), length of the command."""
 _LENGTH = Struct(">i")
 _NULL = _LENGTH.pack(-1)
+
+_FOUR, _NULLS = repeat(4), repeat(_NULL)
+_COMMAND, _ENTRY = itemgetter(0), itemgetter(1)
 
 _PIECE_TASKS = 8192
 _RANGES_MAX = 20_000
@@ -110,25 +114,33 @@ class Loading:
     def _pieces(self, parts: Iterable[Part]) -> Iterator[bytes]:
         """Rows for COPY, many at once; counts as it goes."""
         rows: list[bytes] = []
+        sent = self.tasks
         for shape, texts, parents in starmap(Part, parts):
             for at in range(0, len(texts), _PIECE_TASKS):
                 self._append(Part(shape, texts[at : at + _PIECE_TASKS], parents + self._after), rows)
-                if len(rows) >= 2 * _PIECE_TASKS:
+                if self.tasks - sent >= _PIECE_TASKS:
                     yield b"".join(rows)
                     rows.clear()
+                    sent = self.tasks
         if rows:
             yield b"".join(rows)
 
     def _append(self, part: Part, rows: list[bytes]) -> None:
+        """Rows of `part`, made and joined without a step of Python per task: a submit should be bound by the server."""
         shape, texts, parents = part
-        pack, job, first = _ROW.pack, self._job, self._before + self.tasks + 1
-        for no, (command, entry) in enumerate(texts, first):
-            if b"\0" in command:
-                raise UsageError(f"task {no}: its command holds a NUL byte, which no command line can")
-            size = len(command)
-            self.command_bytes += size
-            rows.append(pack(4, 4, job, 4, no, size) + command)
-            rows.append(_NULL if entry is None else _LENGTH.pack(len(entry)) + entry)
+        first = self._before + self.tasks + 1
+        commands = list(map(_COMMAND, texts))
+        entries = list(map(_ENTRY, texts))
+        sizes = list(map(len, commands))
+        heads = map(_ROW.pack, _FOUR, _FOUR, repeat(self._job), _FOUR, count(first), sizes)
+        tails: Iterable[bytes] = _NULLS
+        if any(entry is not None for entry in entries):
+            tails = [_NULL if entry is None else _LENGTH.pack(len(entry)) + entry for entry in entries]
+        if b"\0" in b"".join(commands):
+            no = first + next(at for at, command in enumerate(commands) if b"\0" in command)
+            raise UsageError(f"task {no}: its command holds a NUL byte, which no command line can")
+        rows.append(b"".join(chain.from_iterable(zip(heads, commands, tails))))
+        self.command_bytes += sum(sizes)
         self.tasks += len(texts)
         end = first + len(texts)
         if end > TASKS_MAX + 1:
