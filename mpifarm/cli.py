@@ -17,6 +17,7 @@ from typing import Any
 import click
 
 from mpifarm import __version__
+from mpifarm.cli_db import db
 from mpifarm.cli_lifecycle import LIFECYCLE, priority_option, tag_option
 from mpifarm.cli_options import client_of, dsn_option, json_option, parsed
 from mpifarm.cli_report import report, tasks
@@ -217,3 +218,4 @@ mpifarm.add_command(report)
 mpifarm.add_command(tasks)
 for verb in LIFECYCLE:
     mpifarm.add_command(verb)
+mpifarm.add_command(db)

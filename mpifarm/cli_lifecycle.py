@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import os
-from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import click
 
@@ -12,9 +10,6 @@ from mpifarm.cli_options import client_of, dsn_option, json_option, parsed
 from mpifarm.core.model import FailureClass, State
 from mpifarm.errors import UsageError
 from mpifarm.units import parse_duration
-
-if TYPE_CHECKING:
-    from mpifarm.queue.dsn import Dsn
 
 WRONG = 3
 """What `wait` exits with when it cannot know."""
@@ -250,45 +245,4 @@ def explain(job: str, dsn: str | None, as_json: bool) -> None:
         explaining.explain(client, job, dsn, as_json=as_json)
 
 
-@click.group(short_help="The database of the queue.")
-def db() -> None:
-    """Make the queue's tables, bring them up to date, or see how they stand."""
-
-
-@db.command("init", short_help="Make the queue's tables.")
-@dsn_option
-@json_option
-def db_init(dsn: str | None, as_json: bool) -> None:
-    """Make the queue's tables in the database, unless they are there. Any command does this at its first use."""
-    from mpifarm.reporting import lifecycle
-
-    lifecycle.upgrade_database(_dsn(dsn), as_json=as_json)
-
-
-@db.command("upgrade", short_help="Bring the tables to the version of this mpifarm.")
-@dsn_option
-@json_option
-def db_upgrade(dsn: str | None, as_json: bool) -> None:
-    """Bring the queue's tables to the version of this mpifarm, all or nothing. Best while no run is going on."""
-    from mpifarm.reporting import lifecycle
-
-    lifecycle.upgrade_database(_dsn(dsn), as_json=as_json)
-
-
-@db.command("status", short_help="How the database stands.")
-@dsn_option
-@json_option
-def db_status(dsn: str | None, as_json: bool) -> int:
-    """Server, database and version of the queue in it. Exits with 1 unless the version is that of this mpifarm."""
-    from mpifarm.reporting import lifecycle
-
-    return lifecycle.show_database(_dsn(dsn), as_json=as_json)
-
-
-def _dsn(option: str | None) -> Dsn:
-    from mpifarm.queue.dsn import find_dsn
-
-    return find_dsn(option, os.environ, Path.cwd())
-
-
-LIFECYCLE = (set_, retry, rerun, cancel, wait, explain, runs, recover, drop, db)
+LIFECYCLE = (set_, retry, rerun, cancel, wait, explain, runs, recover, drop)

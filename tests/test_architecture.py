@@ -30,7 +30,7 @@ PURE_FORBIDDEN = {
 }  # fmt: skip
 
 LAYERS = [
-    {"api", "cli", "cli_lifecycle", "cli_options", "cli_report", "__main__", "run", "local", "loop"},
+    {"api", "cli", "cli_db", "cli_lifecycle", "cli_options", "cli_report", "__main__", "run", "local", "loop"},
     {"reporting", "intake", "doors", "progress", "advice"},
     {"queue", "comm", "launch", "output", "allocation", "process"},
     {"core"},

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import NamedTuple
 
 from mpifarm.queue import schema
@@ -20,20 +21,20 @@ class DatabaseStatus(NamedTuple):
 
 def status(dsn: Dsn) -> DatabaseStatus:
     """Looks and changes nothing. Raises QueueUnreachable, SiteError."""
-    return _with(dsn, upgrade=False)[1]
+    return _with(dsn)[1]
 
 
-def upgrade(dsn: Dsn) -> tuple[int, DatabaseStatus]:
-    """Make the schema, or bring it to the version of this mpifarm; all or nothing. Returns the version before (0: there
-    was none) and how it stands now."""
-    return _with(dsn, upgrade=True)
+def upgrade(dsn: Dsn, *, roles: bool = False) -> tuple[int, DatabaseStatus]:
+    """Make the schema, or bring it to the version of this mpifarm, with `roles` on top; all or nothing. Returns the
+    version before (0: there was none) and how it stands now."""
+    return _with(dsn, lambda connection: schema.upgrade(connection, with_roles=roles)[0])
 
 
-def _with(dsn: Dsn, *, upgrade: bool) -> tuple[int, DatabaseStatus]:
+def _with(dsn: Dsn, change: Callable[[Connection], int] = lambda _: 0) -> tuple[int, DatabaseStatus]:
     database = Database(dsn, verify=_anything)
     try:
         with database.using() as connection:
-            before = schema.upgrade(connection)[0] if upgrade else 0
+            before = change(connection)
             number = connection.info.server_version
             server = f"{connection.info.host}, PostgreSQL {number // 10000}.{number % 10000}"
             return before, DatabaseStatus(server, connection.info.dbname, schema.status(connection), schema.VERSION)

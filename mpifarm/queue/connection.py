@@ -49,7 +49,9 @@ CAUSES = """\
 
 GRANTS = """\
   the first user of a database needs: GRANT CREATE ON DATABASE its_name TO its_first_user
-  everybody else: GRANT USAGE ON SCHEMA mpifarm, and GRANT ALL ON ALL TABLES and SEQUENCES IN SCHEMA mpifarm"""
+  everybody else needs a role from whoever owns the queue's tables: mpifarm db init --roles, then in psql
+  GRANT mpifarm_submitter (or mpifarm_runner, mpifarm_reader) TO the_user
+  only the owner may upgrade the tables or drop a job"""
 
 
 class Database:

@@ -8,6 +8,8 @@ from __future__ import annotations
 
 import os
 import re
+import shlex
+import stat
 import sys
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -37,6 +39,10 @@ class Dsn:
     @property
     def embedded(self) -> bool:
         return not self.text
+
+    @property
+    def holds_password(self) -> bool:
+        return bool(_URI_PASSWORD.search(self.text) or _WORD_PASSWORD.search(self.text))
 
     def __str__(self) -> str:
         if self.embedded:
@@ -74,13 +80,8 @@ def _read(file: Path) -> str:
     """The key `dsn` of a file, or "" without file or key."""
     try:
         with file.open("rb") as stream:
-            # Whoever says where the queue is says which commands run here: the user must, not a neighbour in /tmp.
-            owner = os.fstat(stream.fileno()).st_uid
-            if owner not in (os.geteuid(), 0):
-                raise UsageError(
-                    f"{file} belongs to another user (uid {owner}) and is not believed;"
-                    " name its DSN with MPIFARM_DSN or --dsn, or copy the file"
-                )
+            found = os.fstat(stream.fileno())
+            _check_owner(file, found)
             content = tomllib.load(stream)
     except (FileNotFoundError, NotADirectoryError, PermissionError):
         return ""
@@ -90,4 +91,23 @@ def _read(file: Path) -> str:
     dsn = content.get("dsn", "")
     if not isinstance(dsn, str):
         raise UsageError(f"{file}: dsn must be a string")
+    if stat.S_IMODE(found.st_mode) & 0o077 and Dsn(dsn, "").holds_password:
+        raise UsageError(
+            f"{file} holds a password and other users may read it (mode {stat.S_IMODE(found.st_mode):04o});"
+            f" type: chmod 600 {shlex.quote(str(file))}\n  and change the password, if they may have read it by now"
+        )
     return dsn
+
+
+def _check_owner(file: Path, found: os.stat_result) -> None:
+    """Whoever says where the queue is says which commands run here: the user must, not a neighbour in /tmp."""
+    if found.st_uid not in (os.geteuid(), 0):
+        raise UsageError(
+            f"{file} belongs to another user (uid {found.st_uid}) and is not believed;"
+            " name its DSN with MPIFARM_DSN or --dsn, or copy the file"
+        )
+    if found.st_mode & stat.S_IWOTH:
+        raise UsageError(
+            f"every user may write {file}, so it is not believed: look into it, then type:"
+            f" chmod o-w {shlex.quote(str(file))}"
+        )

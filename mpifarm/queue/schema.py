@@ -6,8 +6,11 @@ from typing import Any
 
 from psycopg import Connection
 
-from mpifarm.errors import SchemaError
-from mpifarm.queue.statements import migrations, schema
+from mpifarm.errors import QueueError, SchemaError
+from mpifarm.queue.statements import migrations, roles, schema
+
+ROLES = ("mpifarm_submitter", "mpifarm_runner", "mpifarm_reader")
+"""Of roles.sql, which says what each may do."""
 
 VERSION = 2
 """What this mpifarm speaks: the number of its migrations."""
@@ -37,8 +40,9 @@ def verify(connection: Connection[Any]) -> None:
         )
 
 
-def upgrade(connection: Connection[Any]) -> tuple[int, int]:
-    """Apply the migrations that are missing, all or none. Returns the versions before and after."""
+def upgrade(connection: Connection[Any], *, with_roles: bool = False) -> tuple[int, int]:
+    """Apply the migrations that are missing, all or none, and make roles `with_roles`. Returns the versions before and
+    after. Raises QueueError when roles are wanted of somebody who may not make them."""
     with connection.transaction():
         _lock(connection)
         before = _version(connection) or 0
@@ -46,12 +50,37 @@ def upgrade(connection: Connection[Any]) -> tuple[int, int]:
             if number > before:
                 connection.execute(migration)
                 connection.execute("UPDATE mpifarm.meta SET version = %s", [number])
+        if with_roles:
+            _check_may_make_roles(connection)
+        if with_roles or (before < VERSION and _has_rights(connection)):
+            connection.execute(roles())
     return before, max(before, VERSION)
 
 
 def status(connection: Connection[Any]) -> int | None:
     """The version of the queue in the database; None without one."""
     return _version(connection)
+
+
+def _check_may_make_roles(connection: Connection[Any]) -> None:
+    there = {name for (name,) in connection.execute("SELECT rolname FROM pg_roles WHERE rolname = ANY(%s)", [[*ROLES]])}
+    missing = [name for name in ROLES if name not in there]
+    may = "SELECT rolcreaterole OR rolsuper FROM pg_roles WHERE rolname = current_user"
+    if missing and connection.execute(may).fetchone() != (True,):
+        commands = " ".join(f"CREATE ROLE {name};" for name in missing)
+        raise QueueError(
+            "you may not make roles on this server (CREATEROLE); nothing was changed\n"
+            f"  ask whoever may to type this in psql, then try again: {commands}"
+        )
+
+
+def _has_rights(connection: Connection[Any]) -> bool:
+    """Whether somebody has asked for roles in this database before."""
+    asked = """SELECT EXISTS (
+        SELECT FROM pg_namespace AS n CROSS JOIN LATERAL aclexplode(n.nspacl) AS acl
+        JOIN pg_roles ON pg_roles.oid = acl.grantee
+        WHERE n.nspname = 'mpifarm' AND pg_roles.rolname = ANY(%s))"""
+    return connection.execute(asked, [[*ROLES]]).fetchone() == (True,)
 
 
 def _lock(connection: Connection[Any]) -> None:

@@ -24,6 +24,11 @@ def schema() -> bytes:
     return (_SQL / "schema.sql").read_bytes()
 
 
+def roles() -> bytes:
+    """Roles and their rights, all anew."""
+    return (_SQL / "roles.sql").read_bytes()
+
+
 def migrations() -> list[bytes]:
     """Migrations in order; number n (from 1) makes version n out of version n - 1."""
     return [file.read_bytes() for file in sorted((_SQL / "migrations").glob("*.sql"))]

@@ -22,7 +22,6 @@ from mpifarm.units import format_seconds
 
 if TYPE_CHECKING:
     from mpifarm.queue.client import Client, JobSummary, RunLine
-    from mpifarm.queue.dsn import Dsn
 
 PAST_RUNS = 10
 """Ended ones that are shown unless all are wanted."""
@@ -216,37 +215,6 @@ def _pace(run: RunLine, now: float) -> float:
 
 def _beat(run: RunLine, now: float) -> dict[str, object]:
     return {"beat_age_s": round(max(0.0, now - run.beat), 1) if run.ended is None else None}
-
-
-def show_database(dsn: Dsn, *, as_json: bool) -> int:
-    """0 when the queue in it is one for this mpifarm, else 1."""
-    from mpifarm.queue.administration import status
-
-    found = status(dsn)
-    fits = found.version == found.wanted
-    says = "no queue in it: mpifarm db init" if found.version is None else f"version {found.version}"
-    if found.version is not None and not fits:
-        older = found.version < found.wanted
-        says += f", this mpifarm wants {found.wanted}: {'mpifarm db upgrade' if older else 'upgrade mpifarm'}"
-    if as_json:
-        print(json.dumps(found._asdict()))
-    else:
-        print(f"server    {found.server}\ndatabase  {found.database}\nqueue     {says}")
-    return 0 if fits else 1
-
-
-def upgrade_database(dsn: Dsn, *, as_json: bool) -> None:
-    from mpifarm.queue.administration import upgrade
-
-    before, found = upgrade(dsn)
-    if as_json:
-        print(json.dumps({"before": before or None} | found._asdict()))
-    elif before == found.version:
-        print(f"version {before} already: nothing to do")
-    elif before:
-        print(f"upgraded from version {before} to {found.version}")
-    else:
-        print(f"made, version {found.version}")
 
 
 def _counts(client: Client, job: JobSummary, ranges: Ranges | None) -> dict[str, int]:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import json
 import os
+import subprocess
 from pathlib import Path
 
 import pytest
@@ -73,6 +75,37 @@ SECRETS = [
     "host=db sslpassword=s3cret",
     "HOST=db PASSWORD=s3cret",
 ]
+
+
+@pytest.mark.parametrize("text", SECRETS)
+def test_a_file_with_a_password_is_for_its_owner_alone(tmp_path: Path, environ: dict[str, str], text: str) -> None:
+    files = [
+        write(tmp_path / "it's mine" / ".mpifarm.toml", ""),
+        write(tmp_path / "home/.config/mpifarm/config.toml", ""),
+    ]
+    for file in files:
+        file.write_text(f"dsn = {json.dumps(text)}\n")
+        file.chmod(0o600)
+        assert find_dsn(None, environ, file.parent).text == text
+        for mode in (0o640, 0o604, 0o620, 0o610):
+            file.chmod(mode)
+            with pytest.raises(UsageError) as caught:
+                find_dsn(None, environ, file.parent)
+            command = str(caught.value).split("type: ")[1].splitlines()[0]
+            assert "cret" not in str(caught.value)
+        subprocess.run(["sh", "-c", command], check=True, timeout=10)
+        assert find_dsn(None, environ, file.parent).text == text
+        file.unlink()
+
+
+@pytest.mark.parametrize("text", ["host=db dbname=farm user=me", "postgresql://me@db:5432/farm", "passfile=/x host=db"])
+def test_a_file_without_a_password_may_be_read_by_all(tmp_path: Path, environ: dict[str, str], text: str) -> None:
+    file = write(tmp_path / ".mpifarm.toml", f"dsn = {json.dumps(text)}\n")
+    file.chmod(0o664)
+    assert find_dsn(None, environ, tmp_path).text == text
+    file.chmod(0o666)  # whoever may write it decides which commands run here
+    with pytest.raises(UsageError, match="chmod o-w"):
+        find_dsn(None, environ, tmp_path)
 
 
 @pytest.mark.parametrize("text", SECRETS)
