@@ -7,7 +7,7 @@ from typing import Any
 import click
 
 from mpifarm.cli_options import client_of, dsn_option, json_option, parsed
-from mpifarm.core.model import FailureClass, State
+from mpifarm.core.model import FailureClass, Limits, State
 from mpifarm.errors import UsageError
 from mpifarm.units import parse_duration
 
@@ -208,7 +208,7 @@ def wait(job: str, dsn: str | None, timeout_s: float | None, as_json: bool) -> i
     from mpifarm.reporting import lifecycle
 
     try:
-        with client_of(dsn) as client:
+        with client_of(dsn, answer_s=Limits().answer_s) as client:
             return lifecycle.wait(client, job, timeout_s, as_json=as_json)
     except FarmError as error:
         click.echo(f"mpifarm: {error}", err=True)

@@ -22,12 +22,13 @@ if TYPE_CHECKING:
 
 
 @contextmanager
-def client_of(dsn: str | None) -> Iterator[Client]:
-    """A connection to the queue that the option, the environment or a configuration file names."""
+def client_of(dsn: str | None, answer_s: float | None = None) -> Iterator[Client]:
+    """A connection to the queue that the option, the environment or a configuration file names. `answer_s`: a silence
+    of so many seconds is an error."""
     from mpifarm.queue.client import Client
     from mpifarm.queue.dsn import find_dsn
 
-    with Client.connect(find_dsn(dsn, os.environ, Path.cwd())) as client:
+    with Client.connect(find_dsn(dsn, os.environ, Path.cwd()), answer_s) as client:
         yield client
 
 

@@ -170,9 +170,12 @@ class Limits:
     """After the grace and the kill, a leader that still holds tasks is taken for lost."""
     idle_poll_s: float = 0.5
     queue_timeout_s: float = 300.0
+    answer_s: float = 20.0
+    """A database that says nothing for longer is taken for unreachable; every verb of a run takes far less."""
 
     def __post_init__(self) -> None:
         assert self.lease_s > self.silent_s > 3 * self.heartbeat_every_s
+        assert self.lease_s > 2 * self.answer_s  # a stalled connection is replaced before the run is taken for dead
         assert self.leader_lost_s > 3 * self.leader_beat_s
         assert self.message_bytes_max < self.unwritten_bytes_max
         assert self.chunk_bytes < self.message_bytes_max

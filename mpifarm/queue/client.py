@@ -44,9 +44,9 @@ class Client(Changes):
     """A connection to the queue; a context manager."""
 
     @classmethod
-    def connect(cls, dsn: Dsn) -> Client:
-        """Raises QueueUnreachable, SchemaError, SiteError."""
-        return cls(Database(dsn))
+    def connect(cls, dsn: Dsn, answer_s: float | None = None) -> Client:
+        """`answer_s`: as in `Database`. Raises QueueUnreachable, SchemaError, SiteError."""
+        return cls(Database(dsn, answer_s=answer_s))
 
     def __enter__(self) -> Client:
         return self

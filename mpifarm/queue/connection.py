@@ -6,9 +6,10 @@ Only `queue.postgres` and `queue.client` import this module, which imports psyco
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator, Iterator
 from contextlib import ExitStack, contextmanager
-from typing import Any
+from time import monotonic
+from typing import Any, TypeVar
 
 from mpifarm.errors import QueueError, QueueUnreachable, SiteError, UsageError
 from mpifarm.queue.dsn import Dsn
@@ -25,6 +26,7 @@ except ImportError as error:  # psycopg is there but finds no libpq
 from mpifarm.queue import arrays, embedded, schema
 
 Connection = psycopg.Connection[tuple[Any, ...]]
+_T = TypeVar("_T")
 
 _DEFAULTS = {
     "application_name": "mpifarm",
@@ -54,12 +56,60 @@ GRANTS = """\
   only the owner may upgrade the tables or drop a job"""
 
 
+class _Impatient(psycopg.Connection[tuple[Any, ...]]):
+    """Gives a connection up on which nothing has come for `answer_s` seconds while an answer is due.
+
+    A host that vanished is noticed by TCP, which misses its acknowledgements. A frozen server, or something between
+    here and there that acknowledges and forwards nothing, is not.
+    """
+
+    answer_s: float | None = None
+
+    def wait(  # type: ignore[override]  # psycopg 3.2 has no `timeout`, 3.3 has
+        self, gen: Generator[Any, Any, _T], interval: float = 0.1, **more: Any
+    ) -> _T:
+        if self.answer_s is None:
+            return super().wait(gen, interval, **more)
+        try:
+            return super().wait(_with_deadline(gen, self.answer_s), min(interval, self.answer_s), **more)
+        except _NoAnswer:
+            self.pgconn.finish()  # what still comes answers a question that nobody asks any more
+            raise
+
+
+class _NoAnswer(psycopg.OperationalError):
+    pass
+
+
+def _with_deadline(gen: Generator[Any, Any, _T], answer_s: float) -> Generator[Any, Any, _T]:
+    """The same dialogue with the socket, ended with _NoAnswer when the socket stays silent. What is sent in: which
+    directions are ready, 0 when a while passed and none was."""
+    try:
+        wanted = next(gen)
+        heard = monotonic()
+        while True:
+            ready = yield wanted
+            if ready:
+                heard = monotonic()
+            elif monotonic() - heard > answer_s:
+                raise _NoAnswer(f"silent for {answer_s:g} s")
+            wanted = gen.send(ready)
+    except StopIteration as stop:
+        result: _T = stop.value
+        return result
+
+
 class Database:
     """Holds the connection, and the embedded server while it is used. Opened again by itself when it broke."""
 
-    def __init__(self, dsn: Dsn, verify: Callable[[Connection], object] = schema.verify) -> None:
-        """`verify`: what is done with every new connection first. Raises QueueUnreachable, SchemaError, SiteError."""
+    def __init__(
+        self, dsn: Dsn, verify: Callable[[Connection], object] = schema.verify, answer_s: float | None = None
+    ) -> None:
+        """`verify`: what is done with every new connection first. `answer_s`: a server that is silent for longer, in
+        seconds, is unreachable; None: some statements may take any time. Raises QueueUnreachable, SchemaError,
+        SiteError."""
         self._dsn = dsn
+        self._answer_s = answer_s
         self._verify = verify
         self._stack = ExitStack()
         self._connection: Connection | None = None
@@ -107,9 +157,10 @@ class Database:
 
     def _open(self) -> Connection:
         try:
-            connection = psycopg.connect(**self._options, autocommit=True)
+            connection = _Impatient.connect(**self._options, autocommit=True)
         except psycopg.OperationalError as error:
             raise QueueUnreachable(self._unreachable(error)) from None
+        connection.answer_s = self._answer_s
         try:
             if connection.info.server_version < OLDEST:
                 raise QueueError(f"the queue needs PostgreSQL 13 or newer, this is {connection.info.server_version}")

@@ -12,7 +12,7 @@ import psycopg
 from psycopg.errors import UniqueViolation
 
 from mpifarm.core.job import JobText, Policy
-from mpifarm.core.model import Block, FailureClass, JobId, LeaseId, RunId, Shape, State, TaskText
+from mpifarm.core.model import Block, FailureClass, JobId, LeaseId, Limits, RunId, Shape, State, TaskText
 from mpifarm.core.row import AttemptRow, output_checksum
 from mpifarm.core.verbs import Batch, CancelTasks, DrainRun, Grant, Order, Return, RunInfo
 from mpifarm.errors import QueueError, QueueUnreachable
@@ -46,7 +46,7 @@ class PostgresQueue:
     @classmethod
     def connect(cls, dsn: Dsn) -> PostgresQueue:
         """Raises QueueUnreachable, SchemaError, SiteError."""
-        return cls(Database(dsn))
+        return cls(Database(dsn, answer_s=Limits().answer_s))
 
     def close(self) -> None:
         self._database.close()

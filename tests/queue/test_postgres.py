@@ -41,7 +41,7 @@ class TestPostgresQueue(QueueContract):
 def wire(world: PostgresWorld) -> Iterator[tuple[PostgresQueue, Proxy]]:
     """A second queue on the same database, over a wire that can lose answers."""
     given = psycopg.conninfo.conninfo_to_dict(world.dsn.text)
-    with tempfile.TemporaryDirectory() as folder, Proxy(Path(folder), str(given["host"])) as proxy:
+    with tempfile.TemporaryDirectory() as folder, Proxy(str(given["host"]), Path(folder)) as proxy:
         queue = PostgresQueue.connect(Dsn(psycopg.conninfo.make_conninfo(world.dsn.text, host=folder), "the test"))
         yield queue, proxy
         queue.close()
