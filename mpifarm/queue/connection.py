@@ -40,8 +40,9 @@ _DEFAULTS = {
 
 OLDEST = 130000
 
-_TEMPORARY = ("08", "40", "53", "57", "58")
-"""Classes of SQLSTATE that say "not now": connection, rollback, resources, operator, system."""
+_TEMPORARY = ("08", "25", "40", "53", "57", "58")
+"""Classes of SQLSTATE that say "not now": connection, transaction state (a standby that is not promoted yet, a session
+timeout of the site), rollback, resources, operator, system."""
 
 CAUSES = """\
   the usual causes: the name or port is wrong or the server is down (try: psql "DSN"); the server or a firewall
