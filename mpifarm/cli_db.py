@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
 @click.group(short_help="The database of the queue.")
 def db() -> None:
-    """Make the queue's tables, bring them up to date, or see how they stand."""
+    """Make the queue's tables, bring them up to date, see how they stand; a database of your own for other hosts."""
 
 
 @db.command("init", short_help="Make the queue's tables.")
@@ -53,10 +53,43 @@ def db_upgrade(dsn: str | None, as_json: bool) -> None:
 @dsn_option
 @json_option
 def db_status(dsn: str | None, as_json: bool) -> int:
-    """Server, database and version of the queue in it. Exits with 1 unless the version is that of this mpifarm."""
+    """Server, database, who is connected, version of the queue in it, and whether `mpifarm db start` has opened it.
+
+    Exits with 1 unless the version is that of this mpifarm.
+    """
     from mpifarm.reporting import database
 
     return database.show_database(_dsn(dsn), as_json=as_json)
+
+
+@db.command("start", short_help="Open a database of your own to other hosts.")
+@click.option("--listen", required=True, metavar="ADDR[:PORT]", help="A name or address of this host.")
+@json_option
+def db_start(listen: str, as_json: bool) -> None:
+    """Open this user's own database server to other hosts, for those who have no database.
+
+    It is the server that mpifarm starts by itself when no DSN is given, so jobs that are there stay there. Others
+    connect over TLS with a password, both made here. Hosts that share your home directory find it by themselves; for
+    others the variable to set is printed. It goes on after logout, until `mpifarm db stop`. Where it is open already,
+    this says so and changes nothing. Without a PORT: the one of the last time, or any that is free.
+
+    \b
+    Examples:
+      mpifarm db start --listen login1.site.org
+      mpifarm db start --listen 0.0.0.0:5433
+    """
+    from mpifarm.reporting import database
+
+    database.start_server(listen, as_json=as_json)
+
+
+@db.command("stop", short_help="Close it again.")
+@json_option
+def db_stop(as_json: bool) -> None:
+    """Close to other hosts what `mpifarm db start` opened. Runs keep what they hold and wait for it to come back."""
+    from mpifarm.reporting import database
+
+    database.stop_server(as_json=as_json)
 
 
 def _dsn(option: str | None) -> Dsn:

@@ -50,6 +50,18 @@ CAUSES = """\
   (~/.pgpass) or database is wrong"""
 
 
+TLS_CAUSES = {
+    "certificate verify failed": "the server's certificate is not signed by the authority in sslrootcert: ask for the"
+    " right file (mpifarm db start: gate/ca.crt), or somebody sits between here and there",
+    "root certificate file": "name the file of the authority that signed the server's certificate: sslrootcert=FILE"
+    " (mpifarm db start: gate/ca.crt)",
+    "does not match host name": "in the DSN call the host by a name that is in its certificate (hostaddr=IP beside it"
+    " if that name does not resolve here)",
+    "server does not support SSL": "it speaks no TLS, so its certificate cannot be checked: is host and port right?"
+    " ask for TLS there; a lower sslmode shows your tasks and password to the network",
+}
+"""What libpq says of TLS, and what to do about it."""
+
 GRANTS = """\
   the first user of a database needs: GRANT CREATE ON DATABASE its_name TO its_first_user
   everybody else needs a role from whoever owns the queue's tables: mpifarm db init --roles, then in psql
@@ -180,9 +192,17 @@ class Database:
         port = wanted.get("port") or os.environ.get("PGPORT") or "5432"
         sslmode = wanted.get("sslmode") or os.environ.get("PGSSLMODE") or "prefer"
         reasons = " ".join(str(error).split())
+        causes = CAUSES
+        for said, advice in TLS_CAUSES.items():
+            if said in reasons:
+                causes = f"  {advice}"
+        if self._dsn.source.endswith("gate/connection.toml"):
+            causes = (
+                f"  mpifarm db start has opened it there: is that still so? (on {host}: mpifarm db status)\n{CAUSES}"
+            )
         return (
             f"no connection to the queue at {host}, port {port}, sslmode {sslmode} (DSN from {self._dsn.source}):"
-            f" {reasons}\n{CAUSES}"
+            f" {reasons}\n{causes}"
         )
 
 

@@ -1,7 +1,8 @@
 """Where the queue is: finds the DSN a user means, and never shows the password in it. Must never import psycopg.
 
 The order: --dsn, MPIFARM_DSN, `.mpifarm.toml` in the working directory or above it, the user's own configuration, and
-without any of these the embedded server of this user (`queue.embedded`).
+without any of these the embedded server of this user (`queue.embedded`): by its socket, or by way of its gate
+(`queue.gate`) where `mpifarm db start` has opened it on another host that shares its directory.
 """
 
 from __future__ import annotations
@@ -9,11 +10,13 @@ from __future__ import annotations
 import os
 import re
 import shlex
+import socket
 import stat
 import sys
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from mpifarm.errors import UsageError
 
@@ -61,10 +64,38 @@ def find_dsn(option: str | None, environ: Mapping[str, str], cwd: Path) -> Dsn:
     if environ.get("MPIFARM_DSN"):
         return Dsn(environ["MPIFARM_DSN"], "MPIFARM_DSN")
     for file in (*_project_files(cwd), user_file(environ)):
-        dsn = _read(file)
+        dsn = _dsn_in(file, read_settings(file))
         if dsn:
             return Dsn(dsn, str(file))
+    file = opened_file(environ)
+    opened = read_settings(file)
+    if opened.get("host", socket.gethostname()) != socket.gethostname():
+        return Dsn(_dsn_in(file, opened), str(file))
     return Dsn("", "no DSN given")
+
+
+def quoted(value: str) -> str:
+    """As a value of a connection string."""
+    if re.fullmatch(r"[A-Za-z0-9_./:-]+", value):
+        return value
+    escaped = value.replace("\\", "\\\\").replace("'", "\\'")
+    return f"'{escaped}'"
+
+
+def server_folder(environ: Mapping[str, str]) -> Path:
+    """Where the database of this user lives. Root's is not below /root, which the server's user may not enter."""
+    if environ.get("MPIFARM_PG_DIR"):
+        return Path(environ["MPIFARM_PG_DIR"]).absolute()
+    if environ.get("XDG_DATA_HOME"):
+        return Path(environ["XDG_DATA_HOME"]).absolute() / "mpifarm" / "pg"
+    if os.geteuid() == 0:
+        return Path("/var/lib/mpifarm/pg")
+    return Path(environ.get("HOME") or Path.home()).absolute() / ".local" / "share" / "mpifarm" / "pg"
+
+
+def opened_file(environ: Mapping[str, str]) -> Path:
+    """What `mpifarm db start` writes for other hosts: `dsn` and `host` (see `queue.opened`)."""
+    return server_folder(environ) / "gate" / "connection.toml"
 
 
 def user_file(environ: Mapping[str, str]) -> Path:
@@ -76,26 +107,31 @@ def _project_files(cwd: Path) -> list[Path]:
     return [folder / PROJECT_FILE for folder in (cwd, *cwd.parents)]
 
 
-def _read(file: Path) -> str:
-    """The key `dsn` of a file, or "" without file or key."""
+def read_settings(file: Path) -> dict[str, Any]:
+    """What a file says, nothing without one. Raises UsageError when it cannot be believed."""
     try:
         with file.open("rb") as stream:
             found = os.fstat(stream.fileno())
             _check_owner(file, found)
             content = tomllib.load(stream)
     except (FileNotFoundError, NotADirectoryError, PermissionError):
-        return ""
+        return {}
     except (tomllib.TOMLDecodeError, UnicodeDecodeError):
         # The parser's message could quote the line, password and all.
         raise UsageError(f'{file} is not valid TOML; it needs a line like: dsn = "host=db dbname=farm"') from None
+    mode = stat.S_IMODE(found.st_mode)
+    if mode & 0o077 and Dsn(str(content.get("dsn", "")), "").holds_password:
+        raise UsageError(
+            f"{file} holds a password and other users may read it (mode {mode:04o});"
+            f" type: chmod 600 {shlex.quote(str(file))}\n  and change the password, if they may have read it by now"
+        )
+    return content
+
+
+def _dsn_in(file: Path, content: Mapping[str, Any]) -> str:
     dsn = content.get("dsn", "")
     if not isinstance(dsn, str):
         raise UsageError(f"{file}: dsn must be a string")
-    if stat.S_IMODE(found.st_mode) & 0o077 and Dsn(dsn, "").holds_password:
-        raise UsageError(
-            f"{file} holds a password and other users may read it (mode {stat.S_IMODE(found.st_mode):04o});"
-            f" type: chmod 600 {shlex.quote(str(file))}\n  and change the password, if they may have read it by now"
-        )
     return dsn
 
 

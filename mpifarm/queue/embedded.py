@@ -26,6 +26,7 @@ from pathlib import Path
 from typing import IO
 
 from mpifarm.errors import SiteError
+from mpifarm.queue.dsn import quoted, server_folder
 from mpifarm.queue.programs import Programs, find_programs, server_user
 
 _SOCKET = ".s.PGSQL.5432"
@@ -46,6 +47,15 @@ max_parallel_maintenance_workers = 0
 """
 
 
+# `gate` lets nobody else in from other hosts, so this role must show its password; the socket's directory keeps out all
+# but the user.
+_ADMISSION = """\
+# Written by mpifarm at every start.
+local all farm scram-sha-256
+local all all trust
+"""
+
+
 @contextmanager
 def server(environ: Mapping[str, str] = os.environ) -> Iterator[str]:
     """A running server, as a libpq connection string. Raises SiteError when there can be none."""
@@ -55,17 +65,6 @@ def server(environ: Mapping[str, str] = os.environ) -> Iterator[str]:
         yield embedded.conninfo
     finally:
         embedded.leave()
-
-
-def server_folder(environ: Mapping[str, str]) -> Path:
-    """Where the database of this user lives. Root's is not below /root, which the server's user may not enter."""
-    if environ.get("MPIFARM_PG_DIR"):
-        return Path(environ["MPIFARM_PG_DIR"]).absolute()
-    if environ.get("XDG_DATA_HOME"):
-        return Path(environ["XDG_DATA_HOME"]).absolute() / "mpifarm" / "pg"
-    if os.geteuid() == 0:
-        return Path("/var/lib/mpifarm/pg")
-    return Path(environ.get("HOME") or Path.home()).absolute() / ".local" / "share" / "mpifarm" / "pg"
 
 
 class EmbeddedServer:
@@ -81,14 +80,23 @@ class EmbeddedServer:
 
     @property
     def conninfo(self) -> str:
-        host = str(self._sockets).replace("\\", "\\\\").replace("'", "\\'")
-        return f"host='{host}' port=5432 user=mpifarm dbname=postgres"
+        return f"host={quoted(str(self._sockets))} port=5432 user=mpifarm dbname=postgres"
+
+    @property
+    def socket(self) -> Path:
+        """The file it listens at."""
+        return self._sockets / _SOCKET
+
+    def prepare(self) -> Programs:
+        """Make the directory, find the programs; starts nothing."""
+        programs = find_programs(self._data, self._folder)
+        # The server's user, where it is another one, must be able to pass through.
+        make_folder(self._folder, 0o711 if programs.user else 0o700)
+        return programs
 
     def enter(self) -> None:
         """Be one who uses the server, and start it where it does not run."""
-        self._programs = find_programs(self._data, self._folder)
-        # The server's user, where it is another one, must be able to pass through.
-        _make_folder(self._folder, 0o711 if self._programs.user else 0o700)
+        self._programs = self.prepare()
         try:
             with _locked(self._folder / "start.lock", fcntl.LOCK_EX):
                 self._users_lock = _lock(self._folder / "users.lock", fcntl.LOCK_SH)
@@ -117,6 +125,15 @@ class EmbeddedServer:
                 self._host.unlink(missing_ok=True)
                 with suppress(OSError):
                     self._sockets.rmdir()
+
+    def revive(self) -> bool:
+        """Start a server that has died while it was in use. Whether that was needed."""
+        assert self._programs is not None
+        with _locked(self._folder / "start.lock", fcntl.LOCK_EX):
+            if self._running():
+                return False
+            self._start(self._programs)
+            return True
 
     # --- starting, under both locks ----------------------------------------------------------------------------
 
@@ -179,8 +196,9 @@ class EmbeddedServer:
             log.replace(self._folder / "log.before")
         log.touch(0o600)
         os.chown(log, owner, -1)
-        quoted = str(self._sockets).replace("'", "''")
-        (self._data / "mpifarm.conf").write_text(_SETTINGS.format(sockets=quoted))
+        sockets = str(self._sockets).replace("'", "''")
+        _write_for(owner, self._data / "mpifarm.conf", _SETTINGS.format(sockets=sockets))
+        _write_for(owner, self._data / "pg_hba.conf", _ADMISSION)
         command = ("start", "-D", str(self._data), "-l", str(log), "-w", "-t", str(int(_START_S)))
         try:
             with _all_cores():
@@ -220,11 +238,11 @@ def _socket_folder(folder: Path) -> Path:
     return Path(f"/tmp/mpifarm-{os.geteuid()}-{zlib.crc32(os.fsencode(folder)):08x}")
 
 
-def _make_folder(folder: Path, mode: int) -> None:
+def make_folder(folder: Path, mode: int) -> None:
     """With its parents. The mode counts for what is made here, whatever the umask; what exists is left as it is."""
     if folder.is_dir():
         return
-    _make_folder(folder.parent, mode)
+    make_folder(folder.parent, mode)
     try:
         folder.mkdir()
         folder.chmod(mode)
@@ -235,6 +253,11 @@ def _make_folder(folder: Path, mode: int) -> None:
             f"cannot make {folder} for the embedded database: {error.strerror}\n"
             "  set MPIFARM_PG_DIR to a directory you may write, or name a database with --dsn"
         ) from None
+
+
+def _write_for(owner: int, file: Path, text: str) -> None:
+    file.write_text(text)
+    os.chown(file, owner, -1)  # whatever the umask
 
 
 def _make_private(folder: Path, owner: int) -> None:

@@ -3,10 +3,16 @@
 from __future__ import annotations
 
 import json
+import os
+import shlex
+from dataclasses import asdict
 
 from mpifarm.queue.administration import status, upgrade
-from mpifarm.queue.dsn import Dsn
+from mpifarm.queue.dsn import Dsn, opened_file
+from mpifarm.queue.opened import start, stop
+from mpifarm.queue.opening import Opened, find_opened
 from mpifarm.queue.schema import ROLES
+from mpifarm.reporting.text import when
 
 
 def show_database(dsn: Dsn, *, as_json: bool) -> int:
@@ -17,10 +23,16 @@ def show_database(dsn: Dsn, *, as_json: bool) -> int:
     if found.version is not None and not fits:
         older = found.version < found.wanted
         says += f", this mpifarm wants {found.wanted}: {'mpifarm db upgrade' if older else 'upgrade mpifarm'}"
+    its_own = dsn.embedded or dsn.source == str(opened_file(os.environ))
+    opened = find_opened(os.environ) if its_own else None
     if as_json:
-        print(json.dumps(found._asdict()))
-    else:
-        print(f"server    {found.server}\ndatabase  {found.database}\nqueue     {says}")
+        print(json.dumps(found._asdict() | {"opened": _object(opened) if opened else None}))
+        return 0 if fits else 1
+    print(f"server    {found.server}, since {when(found.since)}")
+    print(f"database  {found.database}, {found.connections:,} connections of mpifarm")
+    print(f"queue     {says}")
+    if opened:
+        print(f"open      {_where(opened)}")
     return 0 if fits else 1
 
 
@@ -38,3 +50,34 @@ def upgrade_database(dsn: Dsn, *, roles: bool = False, as_json: bool) -> None:
         print(f"made, version {found.version}")
     if roles:
         print(f"roles {', '.join(ROLES)}; let people in with: GRANT {ROLES[1]} TO somebody")
+
+
+def start_server(listen: str, *, as_json: bool) -> None:
+    opened, already = start(listen, os.environ)
+    if as_json:
+        print(json.dumps(_object(opened) | {"already": already}))
+        return
+    folder = opened_file(os.environ).parent
+    print(f"""\
+{"already " if already else ""}open {_where(opened)}
+  hosts that share {folder.parent} find it by themselves
+  others need ca.crt and password out of {folder}, and with these in place:
+    export MPIFARM_DSN={shlex.quote(opened.dsn)}
+  to close it, type on {opened.host}: mpifarm db stop""")
+
+
+def stop_server(*, as_json: bool) -> None:
+    opened = stop(os.environ)
+    if as_json:
+        print(json.dumps({"stopped": _object(opened) if opened else None}))
+    else:
+        print(f"closed, at {opened.address}" if opened else "it was not open")
+
+
+def _object(opened: Opened) -> dict[str, object]:
+    return asdict(opened) | {"running": opened.is_running() if opened.here else None}
+
+
+def _where(opened: Opened) -> str:
+    gone = ", but its process has died: mpifarm db start" if opened.here and not opened.is_running() else ""
+    return f"at {opened.address} on {opened.host} since {when(opened.since)} (pid {opened.pid}){gone}"

@@ -65,7 +65,7 @@ def submit(farm: Farm, tasks: int, seconds: float) -> None:
 def outage(how: str, proxy: Proxy, seconds: float) -> None:
     getattr(proxy, how)()
     healed_at = time.monotonic() + seconds
-    wait_for(lambda: time.monotonic() > healed_at, "the end of the outage")
+    wait_for(lambda: time.monotonic() > healed_at, "the end of the outage", deadline_s=seconds + 30)
     proxy.heal()
 
 
