@@ -29,8 +29,8 @@ def db_init(dsn: str | None, roles: bool, as_json: bool) -> None:
     With --roles others can be let in, each with the rights that are needed and no more. May be repeated.
 
     \b
-      mpifarm_submitter   submit, set, retry, rerun, cancel, and all that reads
-      mpifarm_runner      run, recover
+      mpifarm_submitter   submit, set, retry, rerun, cancel, drain, and all that reads
+      mpifarm_runner      run, recover, drain
       mpifarm_reader      report, tasks, runs, explain, wait
     In psql: GRANT mpifarm_runner TO somebody; what nobody was granted (upgrade, drop) is for the owner.
     """

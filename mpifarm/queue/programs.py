@@ -115,21 +115,28 @@ def _copied(wheel: Path, install: str, folder: Path) -> Path:
         new = folder / f"programs-{os.getpid()}.new"
         try:
             new.mkdir(parents=True)
+            _fill(new, wheel, install)
         except OSError as error:
+            shutil.rmtree(new, ignore_errors=True)
+            # A shutil.Error tells of every single file.
+            why = error.args[0][0][2] if isinstance(error, shutil.Error) else error.strerror
             raise SiteError(
-                f"the embedded server's programs cannot be copied to {folder}: {error.strerror};"
-                " set MPIFARM_PG_DIR to a directory that can be made and written"
+                f"the embedded server's programs cannot be copied to {folder}: {why}\n"
+                "  set MPIFARM_PG_DIR to a directory that can be made and written, with 200 MB of room"
             ) from None
-        for mode_of in (new, folder):
-            mode_of.chmod(0o711)
-        # The programs look for their libraries in ../../../NAME.libs and for the rest beside themselves.
-        leave_out = shutil.ignore_patterns("include", "pgxs", "*.a")
-        shutil.copytree(wheel / install, new / _WHEEL / install, ignore=leave_out)
-        shutil.copytree(wheel.with_name(f"{_WHEEL}.libs"), new / f"{_WHEEL}.libs")
-        for path in new.rglob("*"):
-            path.chmod(0o755 if path.is_dir() or os.access(path, os.X_OK) else 0o644)
         try:
             new.rename(copy)
         except OSError:  # another process was faster
             shutil.rmtree(new)
     return copy / _WHEEL / install
+
+
+def _fill(new: Path, wheel: Path, install: str) -> None:
+    for mode_of in (new, new.parent):
+        mode_of.chmod(0o711)
+    # The programs look for their libraries in ../../../NAME.libs and for the rest beside themselves.
+    leave_out = shutil.ignore_patterns("include", "pgxs", "*.a")
+    shutil.copytree(wheel / install, new / _WHEEL / install, ignore=leave_out)
+    shutil.copytree(wheel.with_name(f"{_WHEEL}.libs"), new / f"{_WHEEL}.libs")
+    for path in new.rglob("*"):
+        path.chmod(0o755 if path.is_dir() or os.access(path, os.X_OK) else 0o644)
