@@ -20,6 +20,7 @@ class Proxy:
         self._address: str | tuple[str, int] = ("127.0.0.1", 0) if folder is None else str(folder / _NAME)
         self._listener: socket.socket | None = None
         self._lose = threading.Event()
+        self._answers_before = 0
         self._stalled = threading.Event()
         self._leaving = threading.Event()
         self._epoch = 0
@@ -33,8 +34,9 @@ class Proxy:
         assert isinstance(self._address, tuple)
         return self._address[1]
 
-    def lose_next_answer(self) -> None:
-        """The next thing the server says ends the connection instead."""
+    def lose_next_answer(self, after: int = 0) -> None:
+        """The next thing the server says, or the next but so many, ends the connection instead."""
+        self._answers_before = after
         self._lose.set()
 
     def cut(self) -> None:
@@ -56,6 +58,7 @@ class Proxy:
     def heal(self) -> None:
         """All is well again, what was held back in a stall arrives."""
         self._stalled.clear()
+        self._lose.clear()
         if self._listener is None:
             self._listen()
 
@@ -111,10 +114,13 @@ class Proxy:
                     assert isinstance(source, socket.socket)
                     try:
                         data = source.recv(1 << 16)
-                        if not data or (source is server and self._lose.is_set()):
-                            if data:
-                                self._lose.clear()
+                        if not data:
                             return
+                        if source is server and self._lose.is_set():
+                            if not self._answers_before:
+                                self._lose.clear()
+                                return
+                            self._answers_before -= 1
                         target.sendall(data)
                     except OSError:
                         return

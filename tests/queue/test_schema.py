@@ -10,9 +10,11 @@ import pytest
 
 from mpifarm.core.model import FailureClass, State
 from mpifarm.errors import QueueError, SchemaError
-from mpifarm.queue import schema, statements
+from mpifarm.queue import Batch, schema, statements
 from mpifarm.queue.client import Client
 from mpifarm.queue.dsn import Dsn
+from mpifarm.queue.postgres import PostgresQueue
+from tests.queue.worlds import HERE, LEASE_S, all_ended, lease
 
 pytestmark = pytest.mark.postgres
 
@@ -105,3 +107,38 @@ def test_the_numbers_in_checks_are_those_of_the_model(pg_dsn: Dsn) -> None:
             " (job, no, lease, run, file_row, started, seconds, node, attempt, state, failure)"
             " VALUES (1, 1, 1, 1, 0, 0, 0, 0, 1, 3, 1)"
         )
+
+
+def test_a_queue_of_version_1_with_work_under_way_is_upgraded_and_goes_on(pg_empty: Dsn) -> None:
+    with psycopg.connect(pg_empty.text, autocommit=True) as connection:
+        connection.execute(statements.migrations()[0])
+        for statement in (
+            "INSERT INTO mpifarm.job (name, source, cwd, total, mean_bytes) VALUES ('old', 'f', '/', 10, 4)",
+            "INSERT INTO mpifarm.task SELECT 1, no, 'true' FROM generate_series(1, 10) AS no",
+            "INSERT INTO mpifarm.shape VALUES (1, 1, 11, 1, 0)",
+            "INSERT INTO mpifarm.ready (job, attempt, cpus, time_limit_s, lo, hi) VALUES (1, 1, 1, 0, 7, 11)",
+            """INSERT INTO mpifarm.run (host, pid, boot, allocation, command, version, nodes, ranks, slots, node_names)
+                VALUES ('h', 1, '', '', '', '', 1, 1, 1, '{n}')""",
+            "INSERT INTO mpifarm.heartbeat VALUES (1, now() - interval '1 hour')",
+            "INSERT INTO mpifarm.lease (run, job, attempt, cpus, time_limit_s, lo, hi) VALUES (1, 1, 1, 1, 0, 1, 6)",
+            "INSERT INTO mpifarm.outcome VALUES (1, 2, 1, 1, 0, 0, 0, 0, 1, 1, 1, 3, NULL, 'oh no')",
+            "INSERT INTO mpifarm.tally VALUES (1, 1, 0, 1, 0, 0, 1)",
+            "INSERT INTO mpifarm.cancelled (job, lo, hi, attempt, cpus, time_limit_s) VALUES (1, 6, 7, 1, 1, 0)",
+        ):
+            connection.execute(statement.encode())
+        with pytest.raises(SchemaError, match="mpifarm db upgrade"):
+            Client.connect(pg_empty)
+        assert schema.upgrade(connection) == (1, schema.VERSION)
+    queue = PostgresQueue.connect(pg_empty)
+    with Client.connect(pg_empty) as client:
+        (job,) = client.jobs()
+        assert (job.pending, job.running, job.failed, job.cancelled) == (4, 4, 1, 1)
+        assert queue.expire(LEASE_S) == 4
+        assert client.retry(job.id) == 2
+        run = queue.open_run(HERE)
+        blocks = lease(queue, run).blocks
+        outcomes = [outcome for block in blocks for outcome in all_ended(block)]
+        assert not queue.record(run, Batch(outcomes, done=[block.lease for block in blocks]))
+        assert client.find("old").succeeded == 10
+        assert not client.misplaced(job.id)
+    queue.close()
