@@ -1,10 +1,13 @@
-"""What does the queue cost per task: to load, to lease and to record, at 10 thousand and at a million tasks?
+"""What does the queue cost per task: to load, to lease and record, to report, at 10 thousand, a million, ten million?
 
-    python -m benchmarks.queue [--tasks 1000000] [--runs 1 4 16] [--block 5000]
+    python -m benchmarks.queue [--tasks 1000000] [--only load drain jobs link memory]
 
-Load is `mpifarm submit FILE`, parsing included, against raw COPY of the same rows into an equal table of that server.
-Lease and record are done by processes that play runs and execute nothing; with `snapshot` another session holds a
-snapshot open for the whole drain, as a forgotten psql or a backup does.
+load    `mpifarm submit FILE`, parsing included, against raw COPY of the same rows into an equal table of that server
+drain   lease and record by 1, 4 and 16 processes that play runs and execute nothing, and by one while another session
+        holds a snapshot open for the whole drain, as a forgotten psql or a backup does
+jobs    the same with a thousand jobs active at once
+link    a whole run of short tasks over a wire of 20 ms round trip, against the same run without
+memory  peak resident memory of the clients of a submit and of a listing of all tasks
 """
 
 from __future__ import annotations
@@ -22,19 +25,26 @@ from typing import Any
 import psycopg
 
 from benchmarks.figures import emit, farm, scratch_farm
+from benchmarks.slow_wire import SlowWire
 from mpifarm.core.model import Block, RunId
 from mpifarm.core.row import AttemptRow
 from mpifarm.core.verbs import Batch, RunInfo
+from mpifarm.local import find_mpiexec
 from mpifarm.queue import embedded
 from mpifarm.queue.dsn import Dsn
 from mpifarm.queue.postgres import PostgresQueue
 
 BYTES_MAX = 64 << 20
+RUNS = (1, 4, 16)
+PARTS = ("load", "drain", "jobs", "link", "memory")
 
 
 def write_tasks(path: Path, tasks: int) -> None:
     with path.open("w") as file:
         file.writelines(f"./simulate --seed {number} --out result-{number}.dat\n" for number in range(tasks))
+
+
+# --- load -------------------------------------------------------------------------------------------------------
 
 
 def raw_copy(conninfo: str, tasks: int) -> float:
@@ -43,8 +53,7 @@ def raw_copy(conninfo: str, tasks: int) -> float:
         job = connection.execute("SELECT max(id) FROM mpifarm.job").fetchone()
         select = f"SELECT job, no, command, entry FROM mpifarm.task WHERE job = {job[0] if job else 0} ORDER BY no"
         with connection.cursor().copy(f"COPY ({select}) TO STDOUT (FORMAT BINARY)".encode()) as out:
-            pieces = [bytes(piece) for piece in out]
-        whole = b"".join(pieces)
+            whole = b"".join([bytes(piece) for piece in out])
         connection.execute("CREATE TABLE raw (LIKE mpifarm.task INCLUDING ALL)")
         start = time.perf_counter()
         with connection.cursor().copy("COPY raw (job, no, command, entry) FROM STDIN (FORMAT BINARY)") as into:
@@ -55,6 +64,32 @@ def raw_copy(conninfo: str, tasks: int) -> float:
     return tasks / seconds
 
 
+def load(cwd: Path, environ: dict[str, str], conninfo: str, sizes: list[int]) -> None:
+    for tasks in sizes:
+        write_tasks(cwd / "tasks.txt", tasks)
+        ratios = []
+        for _ in range(3):
+            start = time.perf_counter()
+            farm(["submit", "tasks.txt"], cwd, environ)
+            per_s = tasks / (time.perf_counter() - start)
+            raw = raw_copy(conninfo, tasks)
+            ratios.append(per_s / raw)
+            emit("queue", "mpifarm submit FILE", per_s, "tasks/s", tasks=tasks)
+            emit("queue", "raw COPY", raw, "tasks/s", tasks=tasks)
+            farm(["drop", "last", "--yes", _last(conninfo)], cwd, environ)
+        emit("queue", "submit / raw COPY, median of 3", sorted(ratios)[1], "ratio", tasks=tasks)
+
+
+def _last(conninfo: str) -> str:
+    with psycopg.connect(conninfo) as connection:
+        row = connection.execute("SELECT name FROM mpifarm.job ORDER BY id DESC LIMIT 1").fetchone()
+        assert row is not None
+        return str(row[0])
+
+
+# --- lease and record -------------------------------------------------------------------------------------------
+
+
 def _ended(block: Block, task: int) -> AttemptRow:
     """A row of a task that succeeded at once, with one cpu and no output."""
     now = time.time()
@@ -62,7 +97,7 @@ def _ended(block: Block, task: int) -> AttemptRow:
     return AttemptRow(*who, 0, 0, 0, 0, 0, 0, 1, now, now, 0.0, 0.0, 0, 0, 0, 0, 0, 0, 0, 0, 0)
 
 
-def drain(conninfo: str, block: int) -> None:
+def play(conninfo: str, block: int) -> None:
     """One run that executes nothing: prints its tasks and the seconds it leased and recorded."""
     queue = PostgresQueue.connect(Dsn(conninfo, "benchmark"))
     info = RunInfo("benchmark", os.getpid(), "", "", "", "", 1, 1, 1, ("node",))
@@ -102,9 +137,10 @@ def snapshot(conninfo: str, held: bool) -> Iterator[None]:
         yield
 
 
-def drained(conninfo: str, runs: int, block: int, **more: Any) -> None:
-    """Drain what is queued with so many runs at once, and print the figures."""
-    command = [sys.executable, "-m", "benchmarks.queue", "--drain", conninfo, "--block", str(block)]
+def drained(conninfo: str, runs: int, block: int, **more: Any) -> float:
+    """Drain what is queued with so many runs at once and print the figures. Returns microseconds per task in the
+    calls."""
+    command = [sys.executable, "-m", "benchmarks.queue", "--play", conninfo, "--block", str(block)]
     start = time.perf_counter()
     players = [subprocess.Popen(command, stdout=subprocess.PIPE, text=True) for _ in range(runs)]
     said = [player.communicate()[0].split() for player in players]
@@ -112,36 +148,124 @@ def drained(conninfo: str, runs: int, block: int, **more: Any) -> None:
     assert all(player.returncode == 0 for player in players)
     tasks = sum(int(words[0]) for words in said)
     in_calls = sum(float(words[1]) + float(words[2]) for words in said)
+    cost = 1e6 * in_calls / tasks
     emit("queue", "lease + record, all runs", tasks / seconds, "tasks/s", runs=runs, block=block, tasks=tasks, **more)
-    emit("queue", "lease + record, in the calls", 1e6 * in_calls / tasks, "us/task", runs=runs, block=block, **more)
+    emit("queue", "lease + record, in the calls", cost, "us/task", runs=runs, block=block, tasks=tasks, **more)
+    return cost
+
+
+def drain(cwd: Path, environ: dict[str, str], conninfo: str, sizes: list[int], block: int) -> None:
+    base = 0.0
+    for tasks in sizes:
+        write_tasks(cwd / "tasks.txt", tasks)
+        for runs, held in [*((runs, False) for runs in RUNS), (1, True)]:
+            farm(["submit", "tasks.txt"], cwd, environ)
+            with snapshot(conninfo, held):
+                cost = drained(conninfo, runs, block, snapshot_held=held)
+            if runs == 1:
+                base = base or cost
+                figure = f"cost per task / that at {sizes[0]:,}"
+                emit("queue", figure, cost / base, "ratio", tasks=tasks, snapshot_held=held)
+            farm(["drop", "last", "--yes", _last(conninfo)], cwd, environ)
+
+
+def many_jobs(cwd: Path, environ: dict[str, str], conninfo: str, block: int) -> None:
+    """A thousand jobs of a thousand tasks against one job of a million."""
+    costs = []
+    for jobs, each in ((1, 1_000_000), (1000, 1000)):
+        write_tasks(cwd / "tasks.txt", each)
+        with psycopg.connect(conninfo, autocommit=True) as connection:
+            farm(["submit", "tasks.txt"], cwd, environ)
+            for number in range(1, jobs):  # by SQL: a thousand starts of Python say nothing about the queue
+                connection.execute(
+                    b"""WITH made AS (
+                        INSERT INTO mpifarm.job (name, source, cwd, total, mean_bytes)
+                        SELECT name || '.' || %(number)s, source, cwd, total, mean_bytes
+                        FROM mpifarm.job ORDER BY id LIMIT 1 RETURNING id, total
+                    ), tasks AS (
+                        INSERT INTO mpifarm.task (job, no, command) SELECT id, no, 'true'
+                        FROM made, generate_series(1, made.total) AS no
+                    ), shapes AS (
+                        INSERT INTO mpifarm.shape SELECT id, 1, total + 1, 1, 0 FROM made
+                    )
+                    INSERT INTO mpifarm.ready (job, attempt, cpus, time_limit_s, lo, hi)
+                    SELECT id, 1, 1, 0, 1, total + 1 FROM made""",
+                    {"number": number},
+                )
+            costs.append(drained(conninfo, 1, block, jobs=jobs))
+            connection.execute("TRUNCATE mpifarm.job, mpifarm.task, mpifarm.outcome, mpifarm.shape CASCADE")
+    emit("queue", "cost per task with 1,000 jobs / with one", costs[1] / costs[0], "ratio")
+
+
+# --- the whole run over a slow wire ------------------------------------------------------------------------------
+
+
+def slow_link(cwd: Path, environ: dict[str, str], conninfo: str) -> None:
+    given = psycopg.conninfo.conninfo_to_dict(conninfo)
+    mpiexec = [find_mpiexec() or "mpiexec", "-n", "3"]
+    for command, tasks in (("/bin/true", 10_000), ("sleep 0.05", 1000)):
+        (cwd / "tasks.txt").write_text(f"{command}\n" * tasks)
+        rates: dict[float, list[float]] = {0.0: [], 0.02: []}
+        for _ in range(3):
+            for delay_s, found in rates.items():
+                folder = cwd / "wire"
+                folder.mkdir(exist_ok=True)
+                with SlowWire(str(given["host"]), folder, delay_s / 2):
+                    dsn = psycopg.conninfo.make_conninfo(conninfo, host=str(folder))
+                    farm(["submit", "tasks.txt"], cwd, environ)
+                    start = time.perf_counter()
+                    farm(["run", "--quiet", "--cpus", "8"], cwd, {**environ, "MPIFARM_DSN": dsn}, prefix=mpiexec)
+                    found.append(tasks / (time.perf_counter() - start))
+                farm(["drop", "last", "--yes", _last(conninfo)], cwd, environ)
+        for delay_s, found in rates.items():
+            emit("queue", "whole run, median", sorted(found)[1], "tasks/s", command=command, round_trip_s=delay_s)
+        ratio = sorted(rates[0.02])[1] / sorted(rates[0.0])[1]
+        emit("queue", "whole run at 20 ms / at 0 ms", ratio, "ratio", command=command, tasks=tasks)
+
+
+# --- memory -----------------------------------------------------------------------------------------------------
+
+
+def peak_mib(arguments: list[str], cwd: Path, environ: dict[str, str]) -> float:
+    """Peak resident memory of one mpifarm command, MiB."""
+    with open(os.devnull, "wb") as nowhere:
+        command = [sys.executable, "-m", "mpifarm", *arguments]
+        process = subprocess.Popen(command, cwd=cwd, env=environ, stdout=nowhere, stderr=nowhere)
+        _, status, used = os.wait4(process.pid, 0)
+    assert status == 0, arguments
+    return used.ru_maxrss / 1024
+
+
+def memory(cwd: Path, environ: dict[str, str], conninfo: str, sizes: list[int]) -> None:
+    for tasks in sizes:
+        write_tasks(cwd / "tasks.txt", tasks)
+        for what in (["submit", "tasks.txt"], ["report", "last"], ["tasks", "last", "--format", "csv"]):
+            emit("queue", f"peak memory of mpifarm {what[0]}", peak_mib(what, cwd, environ), "MiB", tasks=tasks)
+        farm(["drop", "last", "--yes", _last(conninfo)], cwd, environ)
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--tasks", type=int, default=1_000_000)
-    parser.add_argument("--runs", type=int, nargs="+", default=[1, 4, 16])
+    parser.add_argument("--tasks", type=int, default=1_000_000, help="the largest job")
+    parser.add_argument("--only", nargs="+", choices=PARTS, default=PARTS)
     parser.add_argument("--block", type=int, default=5000)
-    parser.add_argument("--drain", metavar="CONNINFO", help="be one of the runs (used by this program itself)")
+    parser.add_argument("--play", metavar="CONNINFO", help="be one of the runs (used by this program itself)")
     options = parser.parse_args()
-    if options.drain:
-        drain(options.drain, options.block)
+    if options.play:
+        play(options.play, options.block)
         return
+    sizes = sorted({10_000, options.tasks})
     with scratch_farm() as (cwd, environ), embedded.server(environ) as conninfo:
-        file = cwd / "tasks.txt"
-        for tasks in sorted({10_000, options.tasks}):
-            write_tasks(file, tasks)
-            for runs in options.runs:
-                for held in (False, True) if runs == 1 else (False,):
-                    start = time.perf_counter()
-                    farm(["submit", str(file)], cwd, environ)
-                    per_s = tasks / (time.perf_counter() - start)
-                    if runs == options.runs[0] and not held:
-                        raw = raw_copy(conninfo, tasks)
-                        emit("queue", "mpifarm submit FILE", per_s, "tasks/s", tasks=tasks)
-                        emit("queue", "raw COPY", raw, "tasks/s", tasks=tasks)
-                        emit("queue", "submit / raw COPY", per_s / raw, "ratio", tasks=tasks)
-                    with snapshot(conninfo, held):
-                        drained(conninfo, runs, options.block, job_tasks=tasks, snapshot_held=held)
+        if "load" in options.only:
+            load(cwd, environ, conninfo, sizes)
+        if "drain" in options.only:
+            drain(cwd, environ, conninfo, sizes, options.block)
+        if "jobs" in options.only:
+            many_jobs(cwd, environ, conninfo, options.block)
+        if "link" in options.only:
+            slow_link(cwd, environ, conninfo)
+        if "memory" in options.only:
+            memory(cwd, environ, conninfo, sizes)
 
 
 if __name__ == "__main__":

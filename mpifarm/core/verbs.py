@@ -41,6 +41,7 @@ class Grant:
     jobs: tuple[JobText, ...] = ()
     ready_left: int = 0
     """Tasks still claimable by this run."""
+    # The next four are counted when there was nothing to give.
     too_wide: int = 0
     """Tasks nobody holds that need more cores than a node of this run has."""
     silent: int = 0

@@ -44,8 +44,10 @@ class LeaseContract:
 
     def test_what_is_too_wide_stays(self, world: World) -> None:
         job = world.submit(like_tasks(5, Shape(8)) + like_tasks(5))
-        grant = lease(world.queue, world.queue.open_run(HERE), cpus_max=4)
+        run = world.queue.open_run(HERE)
+        grant = lease(world.queue, run, cpus_max=4)
         assert [(block.lo, block.hi) for block in grant.blocks] == [(6, 11)]
+        grant = lease(world.queue, run, cpus_max=4)
         assert (grant.ready_left, grant.too_wide) == (0, 5)
         assert world.counts(job) == {"pending": 5, "running": 5}
 

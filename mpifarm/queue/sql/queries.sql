@@ -27,17 +27,23 @@ SELECT id, job, lo, hi, now FROM mpifarm.request WHERE run = %(run)s AND id <> A
 
 -- lease --
 -- The first columns are the same in every row. One row per lease, or a single one with NULLs.
--- The jobs that have anything ready are found by hopping along the index, so that finished ones cost nothing and the
--- priority stands in one row per job. Ranges locked by other runs are skipped, so that no two can wait for each other;
+-- The jobs that have anything ready are found in the ranges, or, where those are many, by hopping along the index: so
+-- finished ones cost nothing, and the priority stands in one row per job. Ranges locked by other runs are skipped, so that no two can wait for each other;
 -- when that leaves nothing, the queue runs this again without SKIP LOCKED for a single range.
 WITH RECURSIVE live AS MATERIALIZED (
     SELECT id, jobs, tags, extract(epoch FROM ends - clock_timestamp())::double precision AS left_s
     FROM mpifarm.run WHERE id = %(run)s AND ended IS NULL FOR SHARE
-), with_ready (job) AS (
-    (SELECT job FROM mpifarm.ready ORDER BY job LIMIT 1)
+), few AS MATERIALIZED (
+    SELECT job FROM mpifarm.ready LIMIT 2000
+), hop (job) AS (
+    (SELECT job FROM mpifarm.ready WHERE (SELECT count(*) FROM few) = 2000 ORDER BY job LIMIT 1)
     UNION ALL
-    SELECT (SELECT ready.job FROM mpifarm.ready WHERE ready.job > with_ready.job ORDER BY ready.job LIMIT 1)
-    FROM with_ready WHERE with_ready.job IS NOT NULL
+    SELECT (SELECT ready.job FROM mpifarm.ready WHERE ready.job > hop.job ORDER BY ready.job LIMIT 1)
+    FROM hop WHERE hop.job IS NOT NULL
+), with_ready AS (
+    SELECT job FROM hop
+    UNION ALL
+    SELECT DISTINCT job FROM few WHERE (SELECT count(*) FROM few) < 2000
 ), open AS MATERIALIZED (
     SELECT job.id, job.name, job.cwd, job.priority, job.mean_bytes, job.policy, route.nth AS route
     FROM live CROSS JOIN with_ready JOIN mpifarm.job ON job.id = with_ready.job
@@ -87,36 +93,36 @@ WITH RECURSIVE live AS MATERIALIZED (
 )
 SELECT
     EXISTS (SELECT FROM live) AS live,
-    -- Of a thousand ranges at most: then "at least".
+    -- Of so many ranges at most: then "at least". What only matters to a run that got nothing is counted only then.
     (SELECT coalesce(sum(tasks), 0) FROM (
         SELECT r.hi - r.lo AS tasks FROM live CROSS JOIN open CROSS JOIN LATERAL (
             SELECT lo, hi FROM mpifarm.ready WHERE ready.job = open.id AND ready.cpus <= %(cpus_max)s
-            AND (live.left_s IS NULL OR ready.time_limit_s <= live.left_s) LIMIT 1000
-        ) AS r LIMIT 1000) AS fitting
+            AND (live.left_s IS NULL OR ready.time_limit_s <= live.left_s) LIMIT 200
+        ) AS r LIMIT 200) AS fitting
     ) - (SELECT coalesce(sum(take) FILTER (WHERE take > 0), 0) FROM cut) AS ready_left,
-    (SELECT coalesce(sum(tasks), 0) FROM (
+    CASE WHEN EXISTS (SELECT FROM given) THEN 0 ELSE (SELECT coalesce(sum(tasks), 0) FROM (
         SELECT r.hi - r.lo AS tasks FROM open CROSS JOIN LATERAL (
             SELECT lo, hi FROM mpifarm.ready WHERE ready.job = open.id AND ready.cpus > %(cpus_max)s LIMIT 1000
         ) AS r LIMIT 1000) AS wide
-    ) AS too_wide,
-    (SELECT coalesce(sum(lease.hi - lease.lo), 0)
+    ) END AS too_wide,
+    CASE WHEN EXISTS (SELECT FROM given) THEN 0 ELSE (SELECT coalesce(sum(lease.hi - lease.lo), 0)
         FROM mpifarm.lease
         JOIN mpifarm.run ON run.id = lease.run
         JOIN mpifarm.heartbeat ON heartbeat.run = lease.run
         WHERE lease.run <> %(run)s
         AND (run.ended IS NOT NULL OR heartbeat.beat < clock_timestamp() - make_interval(secs => %(silent_s)s))
-    ) AS silent,
-    (SELECT coalesce(sum(tasks), 0) FROM (
+    ) END AS silent,
+    CASE WHEN EXISTS (SELECT FROM given) THEN 0 ELSE (SELECT coalesce(sum(tasks), 0) FROM (
         SELECT r.hi - r.lo AS tasks FROM live CROSS JOIN open CROSS JOIN LATERAL (
             SELECT lo, hi FROM mpifarm.ready
             WHERE ready.job = open.id AND ready.cpus <= %(cpus_max)s AND ready.time_limit_s > live.left_s LIMIT 1000
         ) AS r LIMIT 1000) AS long
-    ) AS too_long,
-    (SELECT coalesce(sum(tasks), 0) FROM (
+    ) END AS too_long,
+    CASE WHEN EXISTS (SELECT FROM given) THEN 0 ELSE (SELECT coalesce(sum(tasks), 0) FROM (
         SELECT waiting.hi - waiting.lo AS tasks
         FROM live CROSS JOIN mpifarm.waiting JOIN mpifarm.job ON job.id = waiting.job
         WHERE NOT job.held AND (live.jobs = '{}' OR job.name = ANY(live.jobs)) LIMIT 1000) AS waits
-    ) AS waiting,
+    ) END AS waiting,
     (SELECT coalesce(sum(run.slots), 0) FROM mpifarm.run JOIN mpifarm.heartbeat ON heartbeat.run = run.id
         WHERE run.id <> %(run)s AND run.ended IS NULL
         AND heartbeat.beat >= clock_timestamp() - make_interval(secs => %(silent_s)s)
