@@ -15,6 +15,7 @@ sees the file as of its opening or its last `refresh`.
 
 from __future__ import annotations
 
+import re
 import zlib
 from collections.abc import Iterator
 from math import isfinite
@@ -52,6 +53,8 @@ STREAM_NAMES = {STDOUT: "stdout", STDERR: "stderr"}
 
 def open_run(path: str | Path) -> RunFile:
     """Open a run file for reading. Raises OutputError: missing, no run file, of a newer format, locked, truncated."""
+    if "\\udc" in str(path) and not Path(path).exists():  # out of the database (see `queue.texts`): it is no UTF-8
+        path = re.sub(r"\\udc([89a-f][0-9a-f])", lambda found: chr(0xDC00 + int(found[1], 16)), str(path))
     try:
         file = h5py.File(path, "r", swmr=_unfinished(path), rdcc_nbytes=0)
     except FAILURES as error:

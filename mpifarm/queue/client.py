@@ -124,14 +124,14 @@ class Client(Changes):
         with self._database.using() as connection:
             jobs = connection.execute(SQL["job_names"]).fetchall()
             if not jobs:
-                raise UsageError(f"no job is called {selector!r}: there are no jobs yet")
+                raise UsageError(f"no job is called {selector[:100]!r}: there are no jobs yet")
             names = {name: number for number, name in jobs}
             numbers = {str(number): number for number in names.values()}
             numbers["last"] = jobs[-1][0]
             found = names.get(selector, numbers.get(selector))
             if found is None:
                 near = difflib.get_close_matches(selector, names, n=3, cutoff=0.5) or [name for _, name in jobs[-3:]]
-                raise UsageError(f"no job is called {selector!r}; there is {', '.join(near)}")
+                raise UsageError(f"no job is called {selector[:100]!r}; there is {', '.join(near)}")
             return self._summaries(connection, found)[0]
 
     def tasks(
@@ -324,7 +324,7 @@ def _names(source: str) -> Iterator[str]:
 def _check_name(name: str) -> None:
     if name.isdigit() or name in _TAKEN_WORDS or not _NAME.fullmatch(name):
         raise UsageError(
-            f"{name!r} cannot be the name of a job: letters, digits and _ . + - make one;"
+            f"{name[:100]!r} cannot be the name of a job: 100 letters, digits and _ . + - at most make one;"
             " digits alone, `last` and `all` do not"
         )
 

@@ -23,7 +23,7 @@ except ImportError as error:  # psycopg is there but finds no libpq
         "  load the site's PostgreSQL module, or: pip install 'psycopg[binary]'"
     ) from None
 
-from mpifarm.queue import arrays, embedded, schema
+from mpifarm.queue import arrays, embedded, schema, texts
 
 Connection = psycopg.Connection[tuple[Any, ...]]
 _T = TypeVar("_T")
@@ -159,28 +159,41 @@ class Database:
 
     def _read_options(self) -> dict[str, Any]:
         try:
+            if "\0" in self._text:  # libpq would stop reading there
+                raise psycopg.ProgrammingError
             given = conninfo.conninfo_to_dict(self._text)
-        except psycopg.ProgrammingError:
+        except (psycopg.ProgrammingError, UnicodeEncodeError):
             # libpq's message quotes the piece it stumbled over, which may be the password.
             raise UsageError(
                 f"the DSN from {self._dsn.source} is not one that libpq understands; it looks like"
                 " host=db.site.org dbname=farm user=me or postgresql://me@db.site.org/farm"
             ) from None
-        return {**_DEFAULTS, **given}
+        return {**_DEFAULTS, **given, "client_encoding": "UTF8"}
 
     def _open(self) -> Connection:
         try:
             connection = _Impatient.connect(**self._options, autocommit=True)
         except psycopg.OperationalError as error:
             raise QueueUnreachable(self._unreachable(error)) from None
+        except psycopg.ProgrammingError as error:
+            raise UsageError(f"the DSN from {self._dsn.source}: {error}") from None
         connection.answer_s = self._answer_s
         try:
-            if connection.info.server_version < OLDEST:
-                raise QueueError(f"the queue needs PostgreSQL 13 or newer, this is {connection.info.server_version}")
+            number = connection.info.server_version
+            if number < OLDEST:
+                wanted, found = OLDEST // 10000, f"{number // 10000}.{number % 10000}"
+                raise QueueError(f"the queue needs PostgreSQL {wanted} or newer, {connection.info.host} has {found}")
+            encoding = connection.info.parameter_status("server_encoding")
+            if encoding != "UTF8":  # names and paths of any language must come back as they went in
+                raise QueueError(
+                    f"the queue needs a database in UTF8, {connection.info.dbname} is in {encoding}; make another:"
+                    " CREATE DATABASE a_name TEMPLATE template0 ENCODING 'UTF8'"
+                )
             # Compiling a plan costs more than any statement here takes; a generic one is what they were written for.
             connection.execute("SET jit = off")
             self._verify(connection)
             arrays.register(connection)
+            texts.register(connection)
         except BaseException:
             connection.close()
             raise

@@ -137,3 +137,18 @@ def test_what_an_unreachable_server_is_told_about() -> None:
     said = str(caught.value)
     assert "127.0.0.1, port 1, sslmode require (DSN from /home/me/.mpifarm.toml)" in said
     assert "refused" in said and "pg_hba.conf" in said and "pgpass" in said
+
+
+@pytest.mark.parametrize(
+    "text",
+    ["host=/tmp\0x", "host=\udcff", "host=a\nb", "postgresql://[::1", "postgresql://a%00b@x/", "host=x row_factory=1"],
+)
+def test_what_libpq_would_misread_is_refused(text: str) -> None:
+    with pytest.raises(UsageError, match="the DSN from --dsn is not one that libpq understands"):
+        Client.connect(Dsn(text, "--dsn"))
+
+
+def test_a_number_that_is_none(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("PGPORT", "1")
+    with pytest.raises(UsageError, match=r"the DSN from --dsn: .*connect_timeout"):
+        Client.connect(Dsn("host=127.0.0.1 connect_timeout=soon", "--dsn"))
