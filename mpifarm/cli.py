@@ -23,7 +23,7 @@ from mpifarm.cli_lifecycle import LIFECYCLE, priority_option, tag_option
 from mpifarm.cli_options import client_of, dsn_option, json_option, parsed
 from mpifarm.cli_report import report, tasks
 from mpifarm.errors import FarmError, UsageError
-from mpifarm.intake.taskfile import CPUS_MAX
+from mpifarm.intake.directives import CPUS_MAX
 from mpifarm.options import RunOptions
 from mpifarm.units import parse_duration
 

@@ -14,12 +14,11 @@ import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack
 from dataclasses import dataclass, field
-from itertools import starmap
 from pathlib import Path
 from types import FrameType
 from typing import TYPE_CHECKING, BinaryIO, cast
 
-from mpifarm.core.model import Part, Shape, TaskText
+from mpifarm.core.model import Part, Shape
 from mpifarm.errors import UsageError
 from mpifarm.progress import Progress
 from mpifarm.queue.lines import Submitted, Terms
@@ -28,7 +27,7 @@ from mpifarm.reporting.report import run_command_here, tell
 if TYPE_CHECKING:
     from mpifarm.queue.client import Client
 
-Parts = Iterator[tuple[Shape, list[TaskText]]]
+Parts = Iterator[Part]
 
 
 @dataclass(frozen=True, slots=True)
@@ -107,7 +106,7 @@ def submit(client: Client, request: Request, until_commit: Interruptible) -> Non
             path=path,
             digest=content.digest,
         )
-        done = client.submit_on(terms, request.source, cwd, starmap(Part, until_commit.all_of(parts)), progress.show)
+        done = client.submit_on(terms, request.source, cwd, until_commit.all_of(parts), progress.show)
     _say(request, done, time.monotonic() - started)
 
 
