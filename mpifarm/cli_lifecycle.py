@@ -11,6 +11,7 @@ from mpifarm.core.model import FailureClass, Limits, State
 from mpifarm.errors import UsageError
 from mpifarm.units import parse_duration
 
+TAG_CHARACTERS_MAX = 200
 WRONG = 3
 """What `wait` exits with when it cannot know."""
 
@@ -18,11 +19,15 @@ WRONG = 3
 def _tags(ctx: click.Context, param: click.Parameter, words: tuple[str, ...]) -> dict[str, str]:
     tags = {}
     for word in words:
-        name, equals, value = word.partition("=")
-        if not name or not equals:
-            raise click.BadParameter(f"{word!r} is not NAME=VALUE", ctx, param)
-        if "\0" in word or not word.isprintable():
+        name, _, value = word.partition("=")
+        if not name:
+            raise click.BadParameter(f"{word!r} is not NAME or NAME=VALUE", ctx, param)
+        if len(word) > TAG_CHARACTERS_MAX:
+            raise click.BadParameter(f"{word[:20]!r}... is longer than {TAG_CHARACTERS_MAX} characters", ctx, param)
+        if not word.isprintable():
             raise click.BadParameter(f"{word!r} holds characters that cannot be shown", ctx, param)
+        if name == "*" or "," in word:
+            raise click.BadParameter(f"{word!r}: * and commas mean something to run --tags", ctx, param)
         tags[name] = value
     return tags
 
@@ -43,7 +48,12 @@ priority_option = click.option(
     help="Jobs with a higher one go first; else 0.",
 )
 tag_option = click.option(
-    "--tag", "tags", multiple=True, callback=_tags, metavar="NAME=VALUE", help="May be repeated; shown in reports."
+    "--tag",
+    "tags",
+    multiple=True,
+    callback=_tags,
+    metavar="NAME[=VALUE]",
+    help="May be repeated; shown in reports, chosen by run --tags.",
 )
 
 
@@ -72,7 +82,7 @@ def set_(job: str, dsn: str | None, hold: bool, release: bool, **options: Any) -
         raise UsageError("--hold or --release, not the two of them")
     held = True if hold else False if release else None
     if held is None and options["priority"] is None and not options["tags"]:
-        raise UsageError("set what? --priority N, --tag NAME=VALUE, --hold or --release")
+        raise UsageError("set what? --priority N, --tag NAME[=VALUE], --hold or --release")
     with client_of(dsn) as client:
         lifecycle.set_jobs(client, job, options["priority"], held, options["tags"], as_json=options["as_json"])
 

@@ -63,7 +63,7 @@ def set_jobs(
 
 
 def _settings(job: JobSummary) -> str:
-    tags = "".join(f", {name}={value}" for name, value in job.tags)
+    tags = "".join(f", {name}={value}" if value else f", {name}" for name, value in job.tags)
     running = f"; {job.running:,} tasks that runs hold go on" if job.held and job.running else ""
     return f"{job.name}: priority {job.priority}, {'held' if job.held else 'not held'}{tags}{running}"
 

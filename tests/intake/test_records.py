@@ -67,7 +67,7 @@ def test_what_a_record_requires(wanted: dict[str, Any], expected: list[Parent]) 
         ([{"name": "x", "requires": "x"}], "-:1: record 1 requires itself"),
         ([{"requires": 3}, {}], "-:1: there is no task 3 to wait for: - has 2 tasks"),
         ([{"requires": 10**30}], "no job has so many tasks"),
-        ([{"name": "relax"}, {"requires": "relx"}], "record 2 requires 'relx', and no record is called so (there is relax)"),
+        ([{"name": "relax"}, {"requires": "relx"}], "requires 'relx', and no record is called so (there is relax)"),
         ([{"requires": "x" * 10_000}], "requires 'xxxx"),
         ([{"requires": True}], "has true in 'requires': numbers of tasks and names can stand there"),
         ([{"requires": [1.5]}], "has 1.5 in 'requires'"),
