@@ -121,7 +121,7 @@ class Interrupting(FakeClient):
 def test_who_interrupts_learns_what_became_of_it(
     typed: Typed, monkeypatch: pytest.MonkeyPatch, before_the_end: bool, times: int, code: int, said: str
 ) -> None:
-    monkeypatch.setattr(Client, "connect", lambda _dsn: nullcontext(Interrupting(before_the_end, times)))
+    monkeypatch.setattr(Client, "connect", lambda *_: nullcontext(Interrupting(before_the_end, times)))
     Path("tasks.txt").write_text("echo 1\n")
     before = signal.getsignal(signal.SIGINT)
     answer = typed("submit", "tasks.txt")
