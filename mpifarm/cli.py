@@ -19,11 +19,12 @@ import click
 from mpifarm import __version__
 from mpifarm.cli_db import db
 from mpifarm.cli_files import FILES
-from mpifarm.cli_lifecycle import LIFECYCLE, priority_option, tag_option
-from mpifarm.cli_options import client_of, dsn_option, json_option, parsed
+from mpifarm.cli_lifecycle import LIFECYCLE
+from mpifarm.cli_options import dsn_option, parsed
 from mpifarm.cli_report import report, tasks
+from mpifarm.cli_submit import submit
 from mpifarm.errors import FarmError, UsageError
-from mpifarm.intake.taskfile import CPUS_MAX
+from mpifarm.intake.directives import CPUS_MAX
 from mpifarm.options import RunOptions
 from mpifarm.units import parse_duration
 
@@ -125,58 +126,7 @@ def mpifarm() -> None:
     """
 
 
-class _Submit(click.Command):
-    """Everything after `--` is the user's command: kept away from click, which would look for options in it."""
-
-    def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
-        if "--" in args:
-            at = args.index("--")
-            ctx.obj = args[at + 1 :]
-            args = args[:at]
-        return super().parse_args(ctx, args)
-
-
-@mpifarm.command(cls=_Submit, short_help="Put a job in the queue.")
-@click.argument("files", nargs=-1, metavar="[FILE | -]  [-- COMMAND {} [::: VALUE...]]")
-@click.option("--array", metavar="RANGES", help="A task per number, {} in COMMAND: 1-100, 0-90:10.")
-@click.option("--each-line", metavar="FILE", help="A task per line of FILE, {} in COMMAND.")
-@click.option("--from-json", metavar="FILE", help="A task per object of a JSON array or of JSON lines.")
-@click.option("--name", metavar="NAME", help="Name of the job; else made from the file's.")
-@click.option("--job", metavar="JOB", help="Add to a job that is there, also while it runs.")
-@click.option("--hold", is_flag=True, help="Do not begin until `mpifarm set JOB --release`.")
-@priority_option
-@tag_option
-@click.option("--dedupe", is_flag=True, help="Skip commands that have succeeded in this directory, in any job.")
-@click.option("--cpus", type=click.IntRange(1, CPUS_MAX), default=1, metavar="N", help="Cores per task; else 1.")
-@click.option(
-    "--time-limit",
-    "time_limit_s",
-    callback=parsed(parse_duration),
-    default="0s",
-    metavar="DUR",
-    help="Per task: 90s, 10m.",
-)
-@dsn_option
-@json_option
-@click.pass_context
-def submit(ctx: click.Context, /, files: tuple[str, ...], **options: Any) -> None:
-    """Put a job in the queue: a file with a command per line, or one command and what to fill in.
-
-    \b
-    Examples:
-      mpifarm submit tasks.txt
-      generate-tasks | mpifarm submit - --name scan
-      mpifarm submit --time-limit 10m -- python fit.py {} ::: a.fits b.fits c.fits
-      mpifarm submit --array 1-100 -- ./simulate --seed {}
-      mpifarm submit --each-line molecules.smi --cpus 4 -- dock {}
-      mpifarm submit more.txt --job scan --dedupe
-    """
-    from mpifarm.intake import submit as submitting
-
-    request = submitting.Request(files, ctx.obj, **options)
-    submitting.check(request)
-    with submitting.Interruptible() as until_commit, client_of(request.dsn) as client:
-        submitting.submit(client, request, until_commit)
+mpifarm.add_command(submit)
 
 
 @mpifarm.command(short_help="Work on the queue, with every rank of an allocation.")

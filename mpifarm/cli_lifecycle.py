@@ -11,6 +11,7 @@ from mpifarm.core.model import FailureClass, Limits, State
 from mpifarm.errors import UsageError
 from mpifarm.units import parse_duration
 
+TAG_CHARACTERS_MAX = 200
 WRONG = 3
 """What `wait` exits with when it cannot know."""
 
@@ -18,11 +19,15 @@ WRONG = 3
 def _tags(ctx: click.Context, param: click.Parameter, words: tuple[str, ...]) -> dict[str, str]:
     tags = {}
     for word in words:
-        name, equals, value = word.partition("=")
-        if not name or not equals:
-            raise click.BadParameter(f"{word!r} is not NAME=VALUE", ctx, param)
-        if "\0" in word or not word.isprintable():
+        name, _, value = word.partition("=")
+        if not name:
+            raise click.BadParameter(f"{word!r} is not NAME or NAME=VALUE", ctx, param)
+        if len(word) > TAG_CHARACTERS_MAX:
+            raise click.BadParameter(f"{word[:20]!r}... is longer than {TAG_CHARACTERS_MAX} characters", ctx, param)
+        if not word.isprintable():
             raise click.BadParameter(f"{word!r} holds characters that cannot be shown", ctx, param)
+        if name == "*" or "," in word:
+            raise click.BadParameter(f"{word!r}: * and commas mean something to run --tags", ctx, param)
         tags[name] = value
     return tags
 
@@ -43,7 +48,12 @@ priority_option = click.option(
     help="Jobs with a higher one go first; else 0.",
 )
 tag_option = click.option(
-    "--tag", "tags", multiple=True, callback=_tags, metavar="NAME=VALUE", help="May be repeated; shown in reports."
+    "--tag",
+    "tags",
+    multiple=True,
+    callback=_tags,
+    metavar="NAME[=VALUE]",
+    help="May be repeated; shown in reports, chosen by run --tags.",
 )
 
 
@@ -72,7 +82,7 @@ def set_(job: str, dsn: str | None, hold: bool, release: bool, **options: Any) -
         raise UsageError("--hold or --release, not the two of them")
     held = True if hold else False if release else None
     if held is None and options["priority"] is None and not options["tags"]:
-        raise UsageError("set what? --priority N, --tag NAME=VALUE, --hold or --release")
+        raise UsageError("set what? --priority N, --tag NAME[=VALUE], --hold or --release")
     with client_of(dsn) as client:
         lifecycle.set_jobs(client, job, options["priority"], held, options["tags"], as_json=options["as_json"])
 
@@ -130,25 +140,48 @@ def rerun(job: str, dsn: str | None, force: bool, as_json: bool) -> None:
         lifecycle.retry(client, job, [state for state in State if state.final], None, as_json=as_json)
 
 
-@click.command(short_help="Cancel tasks that have not begun.")
+@click.command(short_help="Cancel tasks, also those that run.")
 @click.argument("job")
+@click.option("--wait", is_flag=True, help="Come back when the running ones have ended.")
 @dsn_option
 @json_option
-def cancel(job: str, dsn: str | None, as_json: bool) -> None:
-    """Tasks of JOB that wait will not run; mpifarm retry revives them.
+def cancel(job: str, dsn: str | None, wait: bool, as_json: bool) -> None:
+    """Tasks of JOB that have not begun will not run, nor what waits for their success; mpifarm retry revives them.
 
-    Tasks that a run holds by now are not stopped: they end with their run, which is told when there are any.
+    The runs that hold others are asked to end them: they hear of it within seconds, what runs gets SIGTERM and later
+    SIGKILL, and what ends by itself before that counts as it ended.
     JOB is a name, a number, `last` or `all`; JOB.17 or JOB.10-20 names its tasks.
 
     \b
     Examples:
       mpifarm cancel scan
-      mpifarm cancel scan.100-200
+      mpifarm cancel scan.100-200 --wait
     """
     from mpifarm.reporting import lifecycle
 
     with client_of(dsn) as client:
-        lifecycle.cancel(client, job, as_json=as_json)
+        lifecycle.cancel(client, job, wait=wait, as_json=as_json)
+
+
+@click.command(short_help="Let a run finish and exit.")
+@click.argument("run")
+@click.option("--now", is_flag=True, help="Running tasks get the grace of the run; else as long as they take.")
+@dsn_option
+@json_option
+def drain(run: str, dsn: str | None, now: bool, as_json: bool) -> None:
+    """RUN begins nothing more, ends with the tasks that it runs, and gives the rest back; from anywhere.
+
+    RUN is a number, as `mpifarm runs` shows it, or `last` or `all`. It hears of it within seconds.
+
+    \b
+    Examples:
+      mpifarm drain 7
+      mpifarm drain all --now
+    """
+    from mpifarm.reporting import runs as of_runs
+
+    with client_of(dsn) as client:
+        of_runs.drain(client, run, now=now, as_json=as_json)
 
 
 @click.command(short_help="Take back what dead runs hold.")
@@ -194,7 +227,7 @@ def drop(job: str, dsn: str | None, yes: str | None, as_json: bool) -> None:
 @dsn_option
 @json_option
 def wait(job: str, dsn: str | None, timeout_s: float | None, as_json: bool) -> int:
-    """Wait until no task of JOB waits or runs. JOB is a name, a number, `last` or `all`; JOB.10-20 names its tasks.
+    """Wait until all tasks of JOB have ended. JOB is a name, a number, `last` or `all`; JOB.10-20 names its tasks.
 
     \b
     Exit codes:
@@ -205,11 +238,11 @@ def wait(job: str, dsn: str | None, timeout_s: float | None, as_json: bool) -> i
       124  not within --timeout
     """
     from mpifarm.errors import FarmError
-    from mpifarm.reporting import lifecycle
+    from mpifarm.reporting import waiting
 
     try:
         with client_of(dsn, answer_s=Limits().answer_s) as client:
-            return lifecycle.wait(client, job, timeout_s, as_json=as_json)
+            return waiting.wait(client, job, timeout_s, as_json=as_json)
     except FarmError as error:
         click.echo(f"mpifarm: {error}", err=True)
         return WRONG
@@ -220,11 +253,12 @@ def wait(job: str, dsn: str | None, timeout_s: float | None, as_json: bool) -> i
 @dsn_option
 @json_option
 def runs(dsn: str | None, everything: bool, as_json: bool) -> None:
-    """Live and past runs: where, how big, how fast, how long since they were heard of, and what they did."""
-    from mpifarm.reporting import lifecycle
+    """Live and past runs: where, how big, how fast, what they take, how long since they were heard of, what
+    time their allocation has left, how many tasks they have claimed now, and what they did."""
+    from mpifarm.reporting import runs as of_runs
 
     with client_of(dsn) as client:
-        lifecycle.show_runs(client, everything=everything, as_json=as_json)
+        of_runs.show_runs(client, everything=everything, as_json=as_json)
 
 
 @click.command(short_help="Why a job or task is not running, or what happened to it.")
@@ -245,4 +279,4 @@ def explain(job: str, dsn: str | None, as_json: bool) -> None:
         explaining.explain(client, job, dsn, as_json=as_json)
 
 
-LIFECYCLE = (set_, retry, rerun, cancel, wait, explain, runs, recover, drop)
+LIFECYCLE = (set_, retry, rerun, cancel, wait, explain, runs, drain, recover, drop)

@@ -11,26 +11,26 @@ are filled in, see `mpifarm.intake.replacement`.
 - `--array 1-100`, `--each-line FILE`: once for each number or line (blank ones too), which is the entry of the task.
   Nothing is appended.
 - `--from-json FILE` (an array of objects, or one object on each line): once for each object, whose compact JSON is the
-  entry.
+  entry; see `mpifarm.intake.records` for what an object may wait for.
 
 Everything streams but the values of all sources after the first, which combinations repeat, and JSON arrays.
 """
 
 from __future__ import annotations
 
-import json
 import os
-import re
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from functools import partial
-from itertools import product
-from typing import BinaryIO, cast
+from itertools import groupby, product
+from operator import itemgetter
+from typing import BinaryIO
 
-from mpifarm.core.model import Shape, TaskText
+from mpifarm.core.model import Part, Shape, TaskText
 from mpifarm.errors import UsageError
-from mpifarm.intake.replacement import Record, Template, Values, compile_keys, compile_positions, encode_json
+from mpifarm.intake.records import tasks_of
+from mpifarm.intake.replacement import Record, Template, Values, compile_keys, compile_positions
 from mpifarm.intake.taskfile import COMMAND_BYTES_MAX, RUN_TASKS_MAX, check_command
 from mpifarm.units import each_number, parse_numbers
 
@@ -49,8 +49,8 @@ class Expansion:
     from_json: str | None = None
 
 
-def expand_arguments(asked: Expansion, shape: Shape, stdin: BinaryIO) -> Iterator[tuple[Shape, list[TaskText]]]:
-    """The tasks in order, in runs of at most 10,000 tasks or about 8 MiB; a single one when nothing is repeated.
+def expand_arguments(asked: Expansion, shape: Shape, stdin: BinaryIO) -> Iterator[Part]:
+    """The tasks in order, in parts of at most 10,000 tasks or about 8 MiB; a single one when nothing is repeated.
 
     UsageErrors of the words are raised here, those of files while their lines stream by.
     """
@@ -74,24 +74,31 @@ def expand_arguments(asked: Expansion, shape: Shape, stdin: BinaryIO) -> Iterato
     elif asked.each_line is not None:
         tasks = _repeated(compile_positions(command, 1), asked.each_line, _lines(asked.each_line, stdin))
     elif asked.from_json is not None:
-        tasks = _from_records(compile_keys(command), asked.from_json, stdin)
+        return _from_records(compile_keys(command), asked.from_json, shape, stdin)
     else:
         check_command(command, "command", 1)
         tasks = iter([TaskText(command)])
     return _in_runs(shape, tasks)
 
 
-def _in_runs(shape: Shape, tasks: Iterable[TaskText]) -> Iterator[tuple[Shape, list[TaskText]]]:
+def _in_runs(shape: Shape, tasks: Iterable[TaskText]) -> Iterator[Part]:
     run: list[TaskText] = []
     size = 0
     for task in tasks:
         run.append(task)
         size += len(task.command) + len(task.entry or b"")
         if len(run) == RUN_TASKS_MAX or size >= RUN_BYTES_MAX:
-            yield shape, run
+            yield Part(shape, run)
             run, size = [], 0
     if run:
-        yield shape, run
+        yield Part(shape, run)
+
+
+def _from_records(template: Template[Record], path: str, shape: Shape, stdin: BinaryIO) -> Iterator[Part]:
+    with _open(path, stdin) as stream:
+        for parents, tasks in groupby(tasks_of(template, path, stream), itemgetter(1)):
+            for part in _in_runs(shape, map(itemgetter(0), tasks)):
+                yield part._replace(parents=parents)
 
 
 # Where values come from.
@@ -173,79 +180,3 @@ def _lines(path: str, stdin: BinaryIO) -> Iterator[bytes]:
             yield line
     if number == 0:
         raise UsageError(f"{path}: there is no line in it")
-
-
-# JSON.
-
-_SEPARATOR = re.compile(r"[ \t\r\n]*([],]?)[ \t\r\n]*")
-
-
-def _refuse_constant(name: str) -> float:
-    raise ValueError(f"{name} is not JSON")
-
-
-_DECODER = json.JSONDecoder(parse_constant=_refuse_constant)
-
-
-def _from_records(template: Template[Record], path: str, stdin: BinaryIO) -> Iterator[TaskText]:
-    task = 0
-    for task, (line, record) in enumerate(_records(path, stdin), 1):
-        if not isinstance(record, dict):
-            raise UsageError(f'{path}:{line}: record {task} is not an object such as {{"a": 1}}')
-        try:
-            entry = encode_json(record)
-            command = template.fill(record, task)
-        except UsageError as error:
-            raise UsageError(f"{path}:{line}: record {task} {error}") from None
-        check_command(command, path, line)
-        yield TaskText(command, entry)
-    if task == 0:
-        raise UsageError(f"{path}: there is no record in it")
-
-
-def _records(path: str, stdin: BinaryIO) -> Iterator[tuple[int, object]]:
-    """The values of the array or of the lines, each with the line it begins on."""
-    seen = False
-    with _open(path, stdin) as stream:
-        for line, read in enumerate(stream, 1):
-            text = read.removeprefix(_BOM) if line == 1 else read
-            if not text.strip():
-                continue
-            try:
-                if not seen and text.lstrip().startswith(b"["):
-                    yield from _array_values(line, (text + stream.read()).decode())
-                    return
-                seen = True
-                yield line, _DECODER.decode(text.rstrip().decode())
-            except json.JSONDecodeError as error:
-                where = f"{path}:{line + error.lineno - 1}:{error.colno}"
-                raise UsageError(
-                    f"{where}: {error.msg} (an array of objects is needed, or one object on each line)"
-                ) from None
-            except (ValueError, RecursionError) as error:  # not UTF-8, NaN, a number or a nesting without end
-                raise UsageError(f"{path}:{line}: {error}") from None
-
-
-def _array_values(line: int, text: str) -> Iterator[tuple[int, object]]:
-    """The elements one by one, which makes their lines known. `line`: of the start of the text."""
-    counted = 0
-    position = text.index("[") + 1
-    separator = _separator(text, position)
-    if separator[1] == ",":
-        raise json.JSONDecodeError("Expecting value", text, position)
-    position = separator.end()
-    while separator[1] != "]":
-        value, end = _DECODER.raw_decode(text, position)
-        line += text.count("\n", counted, position)
-        counted = position
-        yield line, value
-        separator = _separator(text, end)
-        if not separator[1]:
-            raise json.JSONDecodeError("Expecting ',' or ']'", text, separator.end())
-        position = separator.end()
-    if position != len(text):
-        raise json.JSONDecodeError("Something follows the array", text, position)
-
-
-def _separator(text: str, position: int) -> re.Match[str]:
-    return cast("re.Match[str]", _SEPARATOR.match(text, position))  # it matches the empty string

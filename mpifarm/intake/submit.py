@@ -11,24 +11,25 @@ import os
 import signal
 import sys
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack
-from dataclasses import dataclass, field
-from itertools import starmap
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from types import FrameType
 from typing import TYPE_CHECKING, BinaryIO, cast
 
-from mpifarm.core.model import Part, Shape, TaskText
+from mpifarm.core.model import Parent, Part, Shape
 from mpifarm.errors import UsageError
+from mpifarm.intake.policy import Wish, Wishes
 from mpifarm.progress import Progress
 from mpifarm.queue.lines import Submitted, Terms
+from mpifarm.reporting.lifecycle import choose
 from mpifarm.reporting.report import run_command_here, tell
 
 if TYPE_CHECKING:
     from mpifarm.queue.client import Client
 
-Parts = Iterator[tuple[Shape, list[TaskText]]]
+Parts = Iterator[Part]
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,12 +51,26 @@ class Request:
     dedupe: bool = False
     cpus: int = 1
     time_limit_s: float = 0.0
+    retries: int | None = None
+    retry_on: Sequence[Wish] | None = None
+    crash_limit: int | None = None
+    max_fails: int | None = None
+    keep: str | None = None
+    capture: tuple[str, ...] = ()
+    after: tuple[str, ...] = ()
+    """Selectors of tasks that must have succeeded."""
+    afterany: tuple[str, ...] = ()
+    """Of tasks that must have ended."""
     dsn: str | None = None
     as_json: bool = False
 
     @property
     def shape(self) -> Shape:
         return Shape(self.cpus, self.time_limit_s)
+
+    @property
+    def wishes(self) -> Wishes:
+        return Wishes(self.retries, self.retry_on, self.crash_limit, self.keep, self.capture)
 
     @property
     def source(self) -> str:
@@ -78,36 +93,60 @@ def check(request: Request) -> None:
         raise UsageError(
             f"--array, --each-line and --from-json want a command after --, not the file {request.files[0]}"
         )
+    check_terms(request)
+    if not request.files and request.words is None and not repeated:
+        raise UsageError("which tasks? mpifarm submit FILE, or - for stdin, or -- COMMAND {} ::: VALUE...")
+
+
+def check_terms(request: Request) -> None:
+    """Raises UsageError for what cannot be said of tasks that are added to a job, or is said twice."""
     if request.job is not None and (request.name or request.hold or request.priority is not None or request.tags):
         raise UsageError(
             "--job adds to a job, which keeps its name and what it was given: --name, --hold, --priority and --tag are"
             f" for new ones (mpifarm set {request.job} changes it)"
         )
-    if not request.files and request.words is None and not repeated:
-        raise UsageError("which tasks? mpifarm submit FILE, or - for stdin, or -- COMMAND {} ::: VALUE...")
+    if request.job is not None and (request.wishes != Wishes() or request.max_fails is not None):
+        raise UsageError(
+            "--job adds to a job, which keeps what it was given: --retries, --retry-on, --crash-limit, --max-fails,"
+            " --keep and --capture are for new ones"
+        )
+    request.wishes.policy()
+
+
+def terms_of(client: Client, request: Request) -> Terms:
+    """Raises UsageError for jobs and tasks that are not there."""
+    return Terms(
+        name=request.name,
+        job=None if request.job is None else client.find(request.job).id,
+        priority=request.priority or 0,
+        held=request.hold,
+        tags=request.tags,
+        policy=request.wishes.policy(),
+        max_fails=request.max_fails,
+        after=(*_named(client, request.after, False), *_named(client, request.afterany, True)),
+        dedupe=request.dedupe,
+    )
+
+
+def _named(client: Client, selectors: Sequence[str], any_end: bool) -> Iterator[Parent]:
+    """The tasks that are meant: of a whole job, those that it has by now."""
+    for selector in selectors:
+        for job, ranges in choose(client, selector):
+            yield from (Parent(lo, hi, any_end, job.id) for lo, hi in ranges or [(1, job.total + 1)])
 
 
 def submit(client: Client, request: Request, until_commit: Interruptible) -> None:
     """Queue the job, all of it or nothing, and say what was queued."""
     started = time.monotonic()
-    job = None if request.job is None else client.find(request.job).id
+    terms = terms_of(client, request)
     with ExitStack() as stack:
         content = _Content()
         parts = _parts(request, stack, content)
         progress = stack.enter_context(Progress())
         cwd = os.fsencode(Path.cwd())
         path = os.path.realpath(os.fsencode(request.files[0])) if request.files and request.files[0] != "-" else None
-        terms = Terms(
-            name=request.name,
-            job=job,
-            priority=request.priority or 0,
-            held=request.hold,
-            tags=request.tags,
-            dedupe=request.dedupe,
-            path=path,
-            digest=content.digest,
-        )
-        done = client.submit_on(terms, request.source, cwd, starmap(Part, until_commit.all_of(parts)), progress.show)
+        terms = replace(terms, path=path, digest=content.digest)
+        done = client.submit_on(terms, request.source, cwd, until_commit.all_of(parts), progress.show)
     _say(request, done, time.monotonic() - started)
 
 

@@ -7,11 +7,13 @@ one place, whatever ran at the same time.
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
+from itertools import groupby
+from operator import itemgetter
 
 from psycopg.types.json import Jsonb
 
-from mpifarm.core.model import FailureClass, JobId, Limits, RunId, State
+from mpifarm.core.model import FailureClass, JobId, Limits, Parent, RunId, State
 from mpifarm.errors import UsageError
 from mpifarm.queue.arrays import Int2s, Int4s
 from mpifarm.queue.connection import Connection, Database
@@ -26,6 +28,8 @@ _RERUN = SQL["retry"].replace(b" AND state <> 0", b"")
 
 SLICE_TASKS = 100_000
 """Outcomes taken back in one transaction: leases of the job wait as long as that takes, about a second."""
+
+NEEDS_AT_ONCE = 5000
 
 Ranges = Sequence[tuple[int, int]]
 """Task numbers, half-open."""
@@ -124,6 +128,18 @@ class Changes:
         """What a task waits for, or has waited for."""
         with self._database.using() as connection:
             return [Needed(*row) for row in connection.execute(SQL["needed"], {"job": job, "no": task})]
+
+    def needs(self, job: JobId, first: int = 1) -> Iterator[tuple[int, int, tuple[Parent, ...]]]:
+        """(lo, hi, parents) of the tasks from `first` on that wait, or have waited, for others; in order."""
+        values = {"job": job, "first": first, "past": 0, "rows": NEEDS_AT_ONCE}
+        while True:
+            with self._database.using() as connection:
+                rows = connection.execute(SQL["needs"], values).fetchall()
+            for (lo, hi), group in groupby(rows, itemgetter(0, 1)):
+                yield lo, hi, tuple(Parent(first, end, any_end, job) for _, _, first, end, any_end, job in group)
+            if len(rows) < NEEDS_AT_ONCE:
+                return
+            values["past"] = rows[-1][0]
 
     def holdings(self, job: JobId | None = None) -> list[Holding]:
         """What runs hold, of one job or of all."""

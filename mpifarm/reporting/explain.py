@@ -1,24 +1,27 @@
 """`mpifarm explain`: why a job or a task is not running, who runs it, or what happened to it, attempt by attempt.
 
-Must never import click or mpi4py.
+Why no run takes it is `reporting.standing`. Must never import click or mpi4py.
 """
 
 from __future__ import annotations
 
 import json
 import time
-from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from mpifarm.errors import UsageError
+from mpifarm.queue.lines import EVERYTHING
 from mpifarm.reporting.objects import job_object, task_object
-from mpifarm.reporting.report import check_ranges, find, run_command_here
+from mpifarm.reporting.report import check_ranges, find
+from mpifarm.reporting.standing import why_pending
 from mpifarm.reporting.text import ending, telling_line, when
 from mpifarm.units import format_seconds
 
 if TYPE_CHECKING:
-    from mpifarm.queue.client import Client, JobSummary, RunLine, TaskLine
-    from mpifarm.queue.lines import PastAttempt
+    from mpifarm.queue.client import Client, JobSummary, TaskLine
+    from mpifarm.queue.lines import Needed, PastAttempt
+
+NEEDS_SHOWN = 20
 
 
 def explain(client: Client, selector: str, dsn: str | None, *, as_json: bool) -> None:
@@ -42,8 +45,17 @@ def explain(client: Client, selector: str, dsn: str | None, *, as_json: bool) ->
 
 def _of_job(client: Client, job: JobSummary, dsn: str | None) -> list[str]:
     lines = []
+    if job.max_fails is not None and job.failed > job.max_fails:
+        lines.append(
+            f"stopped: {job.failed:,} tasks have failed, more than --max-fails {job.max_fails:,}"
+            f" (mpifarm retry {job.name} revives what was cancelled)"
+        )
     if job.pending:
-        lines += _why_pending(client, job, client.pending_cpus(job.id), dsn)
+        lines += why_pending(client, job, EVERYTHING[0], dsn)
+    if job.waiting:
+        first = next(iter(client.tasks(job.id, states=["waiting"])), None)
+        such = f" (such as mpifarm explain {job.name}.{first.task})" if first else ""
+        lines.append(f"{job.waiting:,} wait for other tasks{such}")
     for holding in client.holdings(job.id):
         state = "is dead (mpifarm recover takes them back)" if holding.dead else "is live"
         age = format_seconds(max(0.0, holding.beat_age_s))
@@ -62,13 +74,16 @@ def _of_task(client: Client, job: JobSummary, task: TaskLine, dsn: str | None) -
         ahead = sum(client.pending_cpus(job.id, 1, task.task).values())
         if ahead:
             lines.append(f"{ahead:,} pending tasks of its own job go before it")
-        lines += _why_pending(client, job, client.pending_cpus(job.id, task.task, task.task + 1), dsn)
+        lines += why_pending(client, job, (task.task, task.task + 1), dsn)
+    elif task.state == "waiting":
+        lines += _awaited(client, job, task)
     elif task.state == "running":
         lines += _under_way(client, task)
     elif task.run is None:
-        lines.append(f"attempt {task.attempts + 1} was cancelled before it began (mpifarm retry revives it)")
+        lines += _never_began(client, job, task)
     else:
         lines.append(_outcome_line(task))
+        lines += _why_not_again(job, task)
     return lines
 
 
@@ -77,9 +92,56 @@ def _past_line(past: PastAttempt) -> str:
     if past.state is None:
         if past.failure == "none":
             return f"attempt {past.attempt} never began in run {past.run}, which gave the task back at {then}"
+        if past.failure == "cancelled":
+            return f"attempt {past.attempt} was cancelled before it began in run {past.run}, at {then}"
         return f"attempt {past.attempt} in run {past.run} was given back at {then}: {past.failure}"
     how = ending(past.failure, past.exit_code, past.signal)
     return f"attempt {past.attempt} {past.state}{f' ({how})' if how else ''} in run {past.run}; taken back at {then}"
+
+
+def _awaited(client: Client, job: JobSummary, task: TaskLine) -> list[str]:
+    """What is missing before it can begin, and what is not."""
+    needed = client.needed(job.id, task.task)
+    lines = []
+    for need in sorted(needed, key=lambda need: need.met)[:NEEDS_SHOWN]:
+        which = f"{need.job}.{need.lo}" if need.hi - need.lo == 1 else f"{need.job}.{need.lo}-{need.hi - 1}"
+        how = "ended" if need.any else "succeeded"
+        has = "has" if need.hi - need.lo == 1 else "have"
+        if need.met:
+            lines.append(f"{which} {has} {how}: that is what it waited for")
+            continue
+        counts = client.counts(client.find(need.job).id, [(need.lo, need.hi)])
+        there = ", ".join(f"{count:,} {state}" for state, count in counts.items() if count)
+        lines.append(f"waits until {which} {has} {how}: {there} (mpifarm explain {_unended(client, need)})")
+    if len(needed) > NEEDS_SHOWN:
+        lines.append(f"and {len(needed) - NEEDS_SHOWN:,} more ranges of tasks")
+    if job.held:
+        lines.append(f"the job is held, too (mpifarm set {job.name} --release)")
+    return lines or ["what it waited for has ended: ask again"]
+
+
+def _unended(client: Client, need: Needed) -> str:
+    """The first task of these that has not ended."""
+    parent = client.find(need.job).id
+    states = ["waiting", "pending", "running"]
+    line = next(iter(client.tasks(parent, ranges=[(need.lo, need.hi)], states=states)), None)
+    return need.job if line is None else f"{need.job}.{line.task}"
+
+
+def _never_began(client: Client, job: JobSummary, task: TaskLine) -> list[str]:
+    what = f"attempt {task.attempts + 1} was cancelled before it began"
+    if task.because is None:
+        return [f"{what} (mpifarm retry revives it)"]
+    if task.because == job.name:
+        return [f"{what}, because more tasks of its job had failed than --max-fails {job.max_fails} (mpifarm retry)"]
+    parent, _, number = task.because.rpartition(".")
+    line = next(iter(client.tasks(client.find(parent).id, ranges=[(int(number), int(number) + 1)])), None)
+    state = line.state if line else "is gone"
+    how = ending(line.failure, line.exit_code, line.signal) if line and line.state == "failed" else ""
+    return [
+        f"{what}, because {task.because} {state}{f' ({how})' if how else ''}"
+        f" (mpifarm retry {task.because} revives both; mpifarm explain {task.because})"
+    ]
 
 
 def _under_way(client: Client, task: TaskLine) -> list[str]:
@@ -106,35 +168,20 @@ def _outcome_line(task: TaskLine) -> str:
     )
 
 
-def _why_pending(client: Client, job: JobSummary, cpus: dict[int, int], dsn: str | None) -> list[str]:
-    """What stands between pending tasks and a run; `cpus`: how many of them need how many cores."""
-    lines = []
-    if job.held:
-        lines.append(f"the job is held (mpifarm set {job.name} --release)")
-    live = [run for run in client.runs() if run.live]
-    if not live:
-        lines.append(f"no run is live (start one: {run_command_here(dsn)})")
-    else:
-        lines += _too_wide(cpus, live)
-    before = [
-        other
-        for other in client.jobs()
-        if other.pending and not other.held and (-other.priority, other.id) < (-job.priority, job.id)
-    ]
-    if before:
-        first = ", ".join(f"{other.name} (priority {other.priority})" for other in before[:3])
-        more = f" and {len(before) - 3:,} more jobs" if len(before) > 3 else ""
-        lines.append(f"{sum(other.pending for other in before):,} pending tasks go first: of {first}{more}")
-    return lines or [f"nothing stands in the way: the next lease of {_named(live)} may bring it"]
-
-
-def _too_wide(cpus: dict[int, int], live: Sequence[RunLine]) -> list[str]:
-    widest = max(run.slots // max(1, run.nodes) for run in live)
-    tasks = sum(count for width, count in cpus.items() if width > widest)
-    if not tasks:
+def _why_not_again(job: JobSummary, task: TaskLine) -> list[str]:
+    """Why an attempt that failed was the last."""
+    if task.state != "failed":
         return []
-    return [f"{tasks:,} need up to {max(cpus)} cores, and a node of the live runs has about {widest}"]
-
-
-def _named(runs: Sequence[RunLine]) -> str:
-    return "run " + ", ".join(str(run.id) for run in runs)
+    if task.failure == "lost":
+        return [f"it was lost with {job.policy.crash_limit} nodes, its crash limit (submit --crash-limit)"]
+    policy = job.policy
+    fits = (
+        rule.retries
+        for rule in policy.rules
+        if rule.failure.name.lower() == task.failure
+        and rule.code in (None, task.signal if task.failure == "signal" else task.exit_code)
+    )
+    retries = next(fits, 0) if policy.rules else policy.retries
+    if retries:
+        return [f"such failures of its job run again {retries} times at most (submit --retries)"]
+    return ["such failures of its job do not run again (submit --retry-on)"] if policy.rules else []

@@ -173,13 +173,17 @@ def print_tasks(
     """The tasks of a job in one of `formats.FORMATS`, or as text; written as the rows arrive, so memory stays flat."""
     job, ranges = find(client, selector, ranges)
     check_ranges(job, ranges or [])
-    lines = select(client.tasks(job.id, ranges=ranges, states=states or None), where)
+
+    def chosen() -> Iterator[TaskLine]:
+        return select(client.tasks(job.id, ranges=ranges, states=states or None), where)
+
     if form == "taskfile":
         from mpifarm.reporting.taskfile import write_taskfile
 
         sys.stdout.flush()
-        write_taskfile(client, job, lines, sys.stdout.buffer)
+        write_taskfile(client, job, chosen, sys.stdout.buffer)
         return
+    lines = chosen()
     if form != "text":
         from mpifarm.reporting.formats import FORMATS
 

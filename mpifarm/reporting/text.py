@@ -129,7 +129,11 @@ def job_text(report: JobReport, now: float, look: Look) -> str:
     lines = [
         f"job {job.name} (id {job.id}): {state}",
         f"submitted {when(job.submitted)} from {job.source or 'a program'} in {printable(job.cwd)}",
-        *([f"tags      {', '.join(f'{name}={value}' for name, value in job.tags)}"] if job.tags else []),
+        *(
+            [f"tags      {', '.join(f'{name}={value}' if value else name for name, value in job.tags)}"]
+            if job.tags
+            else []
+        ),
         "",
         f"tasks     {job.total:,}" + (f": {counts}" if counts else ""),
     ]

@@ -37,7 +37,7 @@ def test_retry_until_all_succeed(farm: Farm) -> None:
     farm.run("run", ranks=1)
     assert typed(farm, "wait", "all") == {
         "exit_code": 0,
-        "tasks": {"pending": 0, "running": 0, "succeeded": 3, "failed": 0, "cancelled": 0},
+        "tasks": {"waiting": 0, "pending": 0, "running": 0, "succeeded": 3, "failed": 0, "cancelled": 0},
     }
     accounts = {account["run"]: account for account in farm.report()["accounting"]}
     assert accounts[1]["lost"] > 0 and accounts[2]["lost"] == 0
@@ -57,7 +57,9 @@ def test_add_hold_release_and_cancel(farm: Farm) -> None:
     (farm.cwd / "more.txt").write_text("#MPIFARM --cpus 2\necho 2\necho 3\n")
     assert b"2 tasks added" in farm.run("submit", "more.txt", "--job", "job")[0]
     assert "--priority" in farm.run("submit", "more.txt", "--job", "job", "--priority", "1", code=2)[1]
-    assert typed(farm, "cancel", "job.3") == [{"name": "job", "id": 1, "cancelled": 1, "running": 0, "runs": []}]
+    (cancelled,) = typed(farm, "cancel", "job.3")
+    assert cancelled.pop("now")["cancelled"] == 1
+    assert cancelled == {"name": "job", "id": 1, "cancelled": 1, "asked": 0, "runs": []}
     assert farm.run("set", "job", "--release")[0] == b"job: priority 3, not held, owner=ann\n"
     farm.run("run", "--cpus", "2", ranks=1)
     assert states(farm) == {"succeeded": 2, "cancelled": 1}
@@ -78,7 +80,7 @@ def test_while_a_run_is_at_work(farm: Farm) -> None:
     wait_for(lambda: typed(farm, "runs") and states(farm, "slow").get("running"), "the run to lease")
     assert "is with run 1 on" in farm.run("explain", "slow.1")[0].decode()
     said = farm.run("cancel", "slow")[0].decode()
-    assert "they are not stopped but end with their run" in said
+    assert "run 1 was asked to end" in said
     assert "stop the run first" in farm.run("drop", "slow", "--yes", "slow", code=2)[1]
     (farm.cwd / "more.txt").write_text("echo more\n")
     farm.run("submit", "more.txt", "--job", "slow")

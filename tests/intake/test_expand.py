@@ -35,9 +35,9 @@ class Endless(io.RawIOBase):
 
 
 def tasks(asked: Expansion, stdin: bytes = b"") -> list[TaskText]:
-    runs = list(expand_arguments(asked, SHAPE, io.BytesIO(stdin)))
-    assert {shape for shape, _ in runs} == {SHAPE}
-    return [task for _, run in runs for task in run]
+    parts = list(expand_arguments(asked, SHAPE, io.BytesIO(stdin)))
+    assert {part.shape for part in parts} == {SHAPE}
+    return [task for part in parts for task in part.tasks]
 
 
 def parallel(*words: str, stdin: bytes = b"") -> list[str]:
@@ -329,7 +329,7 @@ def test_single_braces(command: str, position: int) -> None:
 def test_files_stream(asked: Expansion) -> None:
     stdin = io.BufferedReader(Endless())
     runs = list(itertools.islice(expand_arguments(asked, SHAPE, stdin), 3))
-    assert [len(run) for _, run in runs] == [RUN_TASKS_MAX] * 3
+    assert [len(run.tasks) for run in runs] == [RUN_TASKS_MAX] * 3
 
 
 def test_records_stream() -> None:
@@ -343,12 +343,12 @@ def test_records_stream() -> None:
 
 
 def test_huge_arrays_stream() -> None:
-    _, run = next(expand_arguments(Expansion(["prog"], array="0-4_000_000_000:3"), SHAPE, io.BytesIO()))
-    assert run[-1].entry == b"29997"
+    part = next(expand_arguments(Expansion(["prog"], array="0-4_000_000_000:3"), SHAPE, io.BytesIO()))
+    assert part.tasks[-1].entry == b"29997"
 
 
 def test_runs_are_limited_in_bytes() -> None:
     runs = expand_arguments(Expansion(["x" * 100_000, "{}"], array="1-200"), SHAPE, io.BytesIO())
-    sizes = [sum(len(task.command) for task in run) for _, run in runs]
+    sizes = [sum(len(task.command) for task in run.tasks) for run in runs]
     assert len(sizes) == 3
     assert max(sizes) < RUN_BYTES_MAX + 200_000

@@ -19,7 +19,9 @@ MEGABYTE = 1 << 20
 
 def read(content: bytes) -> list[tuple[Shape, bytes]]:
     return [
-        (shape, task.command) for shape, run in read_tasks(io.BytesIO(content), "tasks.txt", DEFAULTS) for task in run
+        (part.shape, task.command)
+        for part in read_tasks(io.BytesIO(content), "tasks.txt", DEFAULTS)
+        for task in part.tasks
     ]
 
 
@@ -56,7 +58,7 @@ def test_lines_become_commands(content: bytes, expected: list[bytes]) -> None:
 
 
 def test_the_entry_is_the_line_itself() -> None:
-    assert [task.entry for _, run in read_tasks(io.BytesIO(b"a\n"), "x", DEFAULTS) for task in run] == [None]
+    assert [task.entry for part in read_tasks(io.BytesIO(b"a\n"), "x", DEFAULTS) for task in part.tasks] == [None]
 
 
 def test_directives_apply_to_the_lines_after_them() -> None:
@@ -100,6 +102,14 @@ def test_a_directive_holds_beyond_the_buffer_it_stands_in() -> None:
         (b"#MPIFARM --cpus 4 --time-limit 10", 31, "has no unit: write 10s or 10m"),
         (b"#MPIFARM --cpus 4 # four", 18, "unknown option '#'"),
         (b"#MPIFARM --cpus 4 5", 18, "unknown option '5'"),
+        (b"#MPIFARM --retries 3", 9, "--retries is for all tasks of a submit, not for some lines"),
+        (b"#MPIFARM --cpus 2 --max-fails=1", 18, "mpifarm submit --max-fails ..."),
+        (b"#MPIFARM --after scan", 9, "--after is for all tasks of a submit"),
+        (b"#MPIFARM barrier", 9, "there are --cpus and --time-limit, and BARRIER [CHECK]"),
+        (b"#MPIFARM BARRIER check", 17, "after BARRIER comes CHECK or nothing"),
+        (b"#MPIFARM BARRIER --cpus 4", 17, "options stand in a line of their own"),
+        (b"#MPIFARM BARRIER CHECK 4", 23, "after BARRIER CHECK comes nothing"),
+        (b"#MPIFARM --cpus 4 BARRIER", 18, "unknown option 'BARRIER'"),
     ],
 )
 def test_bad_directives(directive: bytes, column: int, reason: str) -> None:
@@ -136,9 +146,9 @@ def test_the_spot_is_shown() -> None:
 
 def test_runs_before_a_bad_line_are_yielded_first() -> None:
     reading = read_tasks(io.BytesIO(b"a\n" * 200_000 + b"'"), "x", DEFAULTS)
-    shape, run = next(reading)
-    assert shape == DEFAULTS
-    assert len(run) == RUN_TASKS_MAX
+    part = next(reading)
+    assert part.shape == DEFAULTS
+    assert len(part.tasks) == RUN_TASKS_MAX
 
 
 @pytest.mark.parametrize("content", [b"", b"\n", b"\xef\xbb\xbf", b"# one\n\n", b"#MPIFARM --cpus 4\n", b" \r\n"])
@@ -179,9 +189,9 @@ def _peak_bytes(repeats: int, path: Path) -> int:
     count = 0
     with path.open("rb") as stream:
         tracemalloc.start()
-        for _, run in read_tasks(stream, "x", DEFAULTS):
-            assert 0 < len(run) <= RUN_TASKS_MAX
-            count += len(run)
+        for part in read_tasks(stream, "x", DEFAULTS):
+            assert 0 < len(part.tasks) <= RUN_TASKS_MAX
+            count += len(part.tasks)
         _, peak = tracemalloc.get_traced_memory()
         tracemalloc.stop()
     assert count == 400 * repeats
@@ -214,7 +224,7 @@ def test_reading_agrees_with_a_line_by_line_reading(lines: list[bytes], end: byt
         text = line.lstrip(b" \t")
         if text.startswith(b"#MPIFARM --cpus 3"):
             shape = shape._replace(cpus=3)
-        elif text.startswith(b"#MPIFARM"):
+        elif text.startswith((b"#MPIFARM", b"[#")):
             return
         elif text and not text.startswith(b"#"):
             if find_flaw(line):

@@ -25,7 +25,7 @@ class Said(NamedTuple):
 def client(monkeypatch: pytest.MonkeyPatch) -> FakeClient:
     """What every command connects to instead of a queue."""
     client = FakeClient()
-    monkeypatch.setattr(Client, "connect", lambda _dsn: nullcontext(client))
+    monkeypatch.setattr(Client, "connect", lambda *_: nullcontext(client))
     return client
 
 

@@ -74,6 +74,7 @@ class FakeClient:
         self.all_failures: list[FailureLine] = []
         self.parts: list[tuple[Shape, list[TaskText]]] = []
         self.names: tuple[str | None, str, bytes] | None = None
+        self.terms = Terms()
         self.asked_states: Collection[str] | None = None
 
     def submit(
@@ -85,7 +86,7 @@ class FakeClient:
         progress: Callable[[int], None] | None = None,
     ) -> JobSummary:
         self.names = (name, source, cwd)
-        for shape, tasks in parts:
+        for shape, tasks, *_ in parts:
             self.parts.append((shape, tasks))
             if progress is not None:
                 progress(self.total)
@@ -99,6 +100,7 @@ class FakeClient:
         parts: Iterable[tuple[Shape, list[TaskText]]],
         progress: Callable[[int], None] | None = None,
     ) -> Submitted:
+        self.terms = terms
         job = self.submit(terms.name, source, cwd, parts, progress)
         return Submitted(job, job.total, 0)
 

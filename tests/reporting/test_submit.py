@@ -14,10 +14,11 @@ from pathlib import Path
 
 import pytest
 
-from mpifarm.core.model import Shape, TaskText
+from mpifarm.core.job import Policy, RetryRule
+from mpifarm.core.model import FailureClass, JobId, Parent, Shape, TaskText
 from mpifarm.queue.client import Client, JobSummary
 from tests.reporting.conftest import Said
-from tests.reporting.rows import FakeClient
+from tests.reporting.rows import FakeClient, a_job
 
 Typed = Callable[..., Said]
 
@@ -120,10 +121,66 @@ class Interrupting(FakeClient):
 def test_who_interrupts_learns_what_became_of_it(
     typed: Typed, monkeypatch: pytest.MonkeyPatch, before_the_end: bool, times: int, code: int, said: str
 ) -> None:
-    monkeypatch.setattr(Client, "connect", lambda _dsn: nullcontext(Interrupting(before_the_end, times)))
+    monkeypatch.setattr(Client, "connect", lambda *_: nullcontext(Interrupting(before_the_end, times)))
     Path("tasks.txt").write_text("echo 1\n")
     before = signal.getsignal(signal.SIGINT)
     answer = typed("submit", "tasks.txt")
     assert (answer.code, answer.err.endswith(said)) == (code, True), answer
     assert ("queued in" in answer.out) == (code == 0)
     assert signal.getsignal(signal.SIGINT) is before
+
+
+def test_what_is_wanted_of_a_job(typed: Typed, client: FakeClient) -> None:
+    client.all_jobs = [a_job("prep", id=JobId(3), total=40)]
+    Path("tasks.txt").write_text("echo 1\n")
+    words = "--retries 2 --retry-on exit:137,timeout=4 --crash-limit never --max-fails 0 --keep tail:64K"
+    words += " --capture *.log --capture out/* --tag gpu --tag owner=ann --after prep --after prep.3,7-9 --afterany all"
+    said = typed("submit", "tasks.txt", *words.split())
+    assert said.code == 0, said.err
+    rules = (RetryRule(FailureClass.EXIT, 137, 2), RetryRule(FailureClass.TIMEOUT, None, 4))
+    assert client.terms.policy == Policy(2, rules, 0, "tail:65536", ("*.log", "out/*"))
+    assert client.terms.max_fails == 0
+    assert client.terms.tags == {"gpu": "", "owner": "ann"}
+    job = JobId(3)
+    assert client.terms.after == (
+        Parent(1, 41, False, job),
+        Parent(3, 4, False, job),
+        Parent(7, 10, False, job),
+        Parent(1, 41, True, job),
+    )
+
+
+@pytest.mark.parametrize(
+    ("words", "reason"),
+    [
+        (["--retry-on", "exit:x"], "'x' is not an exit code from 1 to 255\n    exit:x\n    ^"),
+        (["--retry-on", "lost=2", "--crash-limit", "3"], "leave one out"),
+        (["--crash-limit", "0"], "nodes lost: '0' is not a whole number from 1"),
+        (["--retries", "-1"], "-1 is not in the range 0<=x<=1000"),
+        (["--keep", "some"], "'some' is not all, failed, none or tail:SIZE"),
+        (["--capture", "../x"], "leads out of the task's directory"),
+        (["--tag", "=x"], "'=x' is not NAME or NAME=VALUE"),
+        (["--tag", "*"], "mean something to run --tags"),
+        (["--tag", "x" * 10_000], "is longer than 200 characters"),
+        (["--tag", "a\udcff"], "cannot be shown"),
+        (["--after", "nobody"], "no job is called nobody"),
+        (["--after", "prep.41"], "job prep has no task 41: it has tasks 1 to 40"),
+        (["--job", "prep", "--max-fails", "3"], "--keep and --capture are for new ones"),
+        (["--job", "prep", "--retries", "3"], "--keep and --capture are for new ones"),
+    ],
+)
+def test_what_cannot_be_wanted(typed: Typed, client: FakeClient, words: list[str], reason: str) -> None:
+    client.all_jobs = [a_job("prep", id=JobId(3), total=40)]
+    Path("tasks.txt").write_text("echo 1\n")
+    said = typed("submit", "tasks.txt", *words)
+    assert said.code == 2
+    assert reason in said.err
+    assert len(said.err) < 500
+    assert client.names is None
+
+
+def test_a_ring_is_refused(typed: Typed) -> None:
+    Path("tasks.txt").write_text("[# 2 #] a\n[# 1 #] b\n")
+    said = typed("submit", "tasks.txt")
+    assert said.code == 2
+    assert "tasks.txt:1:4: tasks wait for each other, so none can begin: 1 (line 1) -> 2 (line 2) -> 1" in said.err

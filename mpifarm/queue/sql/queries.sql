@@ -687,6 +687,12 @@ FROM mpifarm.need JOIN mpifarm.job AS parent ON parent.id = need.parent
 WHERE need.job = %(job)s AND need.lo <= %(no)s AND need.hi > %(no)s
 ORDER BY need.parent, need.parent_lo
 
+-- needs --
+-- A page of what tasks from %(first)s on wait for, in order; rows of one range never on two pages.
+SELECT lo, hi, parent_lo, parent_hi, any_end, parent FROM mpifarm.need
+WHERE job = %(job)s AND lo > %(past)s AND hi > %(first)s
+ORDER BY lo FETCH FIRST %(rows)s ROWS WITH TIES
+
 -- cancel --
 -- A lease under way is waited for: a range that it shortened is cancelled as short as it is now.
 WITH hit AS (

@@ -1,0 +1,102 @@
+"""Reads `#MPIFARM` lines: what the lines after them need, and barriers between them.
+
+`#MPIFARM --cpus 4 --time-limit=10m` replaces the options it names until the next such line; 0s is no limit. What is
+said once for a job, such as --retries, is refused here. `#MPIFARM BARRIER [CHECK]` are disBatch's words.
+"""
+
+from __future__ import annotations
+
+import re
+
+from mpifarm.core.model import Parent, Shape
+from mpifarm.errors import UsageError
+from mpifarm.intake.needs import Unclear
+from mpifarm.units import parse_count, parse_duration
+
+CPUS_MAX = 65_535
+
+DIRECTIVE = re.compile(rb"[ \t]*#MPIFARM(?=[ \t]|$)")
+
+_WORD = re.compile(rb"[^ \t=]+|=")
+_PER_TASK = ("--cpus", "--time-limit")
+_PER_JOB = (
+    "--name", "--job", "--hold", "--priority", "--tag", "--dedupe", "--retries", "--retry-on", "--crash-limit",
+    "--max-fails", "--keep", "--capture", "--after", "--afterany",
+)  # fmt: skip
+
+
+class Barrier:
+    """What the lines after a barrier wait for. Pure.
+
+    After BARRIER: all tasks before it have ended. After BARRIER CHECK: also, those since the barrier before have
+    succeeded (and so, when they began, has what they waited for).
+    """
+
+    def __init__(self) -> None:
+        self.parents: tuple[Parent, ...] = ()
+        self._since = self._since_before = 1
+        """The first task after the last barrier, and after the one before."""
+
+    def put(self, tasks: int, check: bool) -> None:
+        """After so many tasks. Of two barriers with nothing between the stricter counts."""
+        lo, hi = self._since if self._since <= tasks else self._since_before, tasks + 1
+        if not tasks:
+            return
+        checked = tuple(parent for parent in self.parents if not parent.any)
+        if check:
+            self.parents = (Parent(lo, hi),)
+        elif self._since <= tasks:
+            ended = [parent.lo for parent in self.parents if parent.any]
+            self.parents = (*checked, Parent(min([lo, *ended]), hi, True))
+        self._since_before, self._since = lo, hi
+
+
+def parse_barrier(line: bytes, start: int) -> bool | None:
+    """Whether it is a BARRIER CHECK; None when it is no barrier. Raises Unclear."""
+    words = list(_WORD.finditer(line, start))
+    if not words or words[0][0] != b"BARRIER":
+        return None
+    if len(words) > 1 and words[1][0] != b"CHECK":
+        raise Unclear(words[1].start(), "after BARRIER comes CHECK or nothing (options stand in a line of their own)")
+    if len(words) > 2:
+        raise Unclear(words[2].start(), "after BARRIER CHECK comes nothing (options stand in a line of their own)")
+    return len(words) == 2
+
+
+def parse_options(line: bytes, start: int, shape: Shape) -> Shape:
+    """The shape with the options of the directive replaced: `--option value` or `--option=value`. Raises Unclear."""
+    words = list(_WORD.finditer(line, start))
+    if not words:
+        raise Unclear(start, "the directive names no option (--cpus or --time-limit) and no BARRIER")
+    position = 0
+    while position < len(words):
+        at = words[position].start()
+        option = _shown(words[position][0])
+        position += 1
+        if option not in _PER_TASK:
+            raise Unclear(at, _not_here(option))
+        if position < len(words) and words[position][0] == b"=":
+            position += 1
+        if position == len(words):
+            raise Unclear(at, f"{option} has no value")
+        value = _shown(words[position][0])
+        try:
+            if option == "--cpus":
+                shape = shape._replace(cpus=parse_count(value, option, highest=CPUS_MAX))
+            else:
+                shape = shape._replace(time_limit_s=parse_duration(value))
+        except UsageError as error:
+            raise Unclear(words[position].start(), str(error)) from None
+        position += 1
+    return shape
+
+
+def _not_here(option: str) -> str:
+    if option in _PER_JOB:
+        return f"{option} is for all tasks of a submit, not for some lines: mpifarm submit {option} ..."
+    there = "there are --cpus and --time-limit"
+    return f"unknown option {option!r} ({there}{', and BARRIER [CHECK]' if not option.startswith('--') else ''})"
+
+
+def _shown(text: bytes) -> str:
+    return text.decode("utf-8", "replace")
