@@ -199,6 +199,9 @@ class MemoryQueue:
         self._runs[run].ended = True
         self._put_back({run})
 
+    def another(self) -> MemoryQueue:
+        return self
+
     def close(self) -> None:
         pass
 
