@@ -11,6 +11,7 @@ import sys
 import traceback
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from math import inf
 from pathlib import Path
 from typing import Any
 
@@ -129,6 +130,20 @@ def mpifarm() -> None:
 mpifarm.add_command(submit)
 
 
+def _words(ctx: click.Context, param: click.Parameter, text: str | None) -> tuple[str, ...]:
+    """`a,b` as its words."""
+    if text is None:
+        return ()
+    words = tuple(word.strip() for word in text.split(","))
+    if not all(words):
+        raise click.BadParameter(f"{text!r} names nothing between its commas", ctx, param)
+    return words
+
+
+def _patience(text: str) -> float:
+    return inf if text == "inf" else parse_duration(text)
+
+
 @mpifarm.command(short_help="Work on the queue, with every rank of an allocation.")
 @click.option("--local", type=click.IntRange(1, 10_000), metavar="N", help="Start N ranks on this machine.")
 @click.option(
@@ -147,6 +162,42 @@ mpifarm.add_command(submit)
     metavar="DUR",
     help="Given to running tasks when told to stop.",
 )
+@click.option("--jobs", callback=_words, metavar="A,B", help="Work on these jobs only.")
+@click.option(
+    "--tags",
+    callback=_words,
+    metavar="WORD,...",
+    help="Only jobs with the tag NAME, NAME=VALUE, or *; earlier words first.",
+)
+@click.option("--max-tasks", "tasks_max", type=click.IntRange(1), metavar="N", help="Begin N tasks at most, then end.")
+@click.option(
+    "--idle-exit", "idle_exit_s", callback=parsed(parse_duration), metavar="DUR", help="Leave after DUR without work."
+)
+@click.option(
+    "--wait-for-work",
+    "wait_for_work_s",
+    is_flag=False,
+    flag_value="inf",
+    callback=parsed(_patience),
+    metavar="[DUR]",
+    help="Stay when the queue is empty, for DUR.",
+)
+@click.option(
+    "--queue-timeout",
+    "queue_timeout_s",
+    callback=parsed(parse_duration),
+    default="5m",
+    show_default=True,
+    metavar="DUR",
+    help="Give up when idle and without queue for so long.",
+)
+@click.option(
+    "--walltime",
+    "walltime_s",
+    callback=parsed(parse_duration),
+    metavar="DUR",
+    help="Time this run has; else asked of the batch system.",
+)
 @click.option(
     "--cpus", type=click.IntRange(1, CPUS_MAX), metavar="N", help="Slots per node; else the cores given to its ranks."
 )
@@ -161,6 +212,8 @@ def run(**options: Any) -> RunOptions:
       srun -n 4096 mpifarm run --output $SCRATCH
       mpiexec -n 8 mpifarm run
       mpifarm run --local 4
+      srun -n 4096 mpifarm run --tags gpu,* --idle-exit 10m
+      mpifarm run --local 4 --jobs scan --max-tasks 10
     """
     return RunOptions(**options)
 

@@ -12,7 +12,7 @@ import ctypes
 import os
 import time
 from collections import deque
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any, TypeVar
 
@@ -36,7 +36,7 @@ mpi4py's MPI library ({library}) do not speak the same start-up protocol. Nothin
   or use the mpiexec of that same MPI inside the allocation: mpiexec -n {count} mpifarm run"""
 
 
-def _promised(environ: dict[str, str]) -> tuple[int, int]:
+def promised(environ: Mapping[str, str]) -> tuple[int, int]:
     """(ranks, index) that the launcher of this process says it started; (1, 0) when none speaks."""
     for size, index in (
         ("OMPI_COMM_WORLD_SIZE", "OMPI_COMM_WORLD_RANK"),
@@ -89,11 +89,11 @@ class World:
         self.size: int = self._comm.Get_size()
         self._sending: deque[tuple[MPI.Request, bytes]] = deque()
         self._status = MPI.Status()
-        promised, index = _promised(dict(os.environ))
-        if self.size == 1 and promised > 1:
+        told, index = promised(os.environ)
+        if self.size == 1 and told > 1:
             library = MPI.Get_library_version().strip().splitlines()[0][:60]
             # Only one of the copies explains; all of them end with the same error.
-            text = SINGLETONS.format(count=promised, library=library) if index == 0 else ""
+            text = SINGLETONS.format(count=told, library=library) if index == 0 else ""
             raise SiteError(text)
 
     def leader_of_ranks(self) -> list[int]:

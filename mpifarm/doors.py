@@ -28,6 +28,7 @@ from mpifarm.core.actions import (
     Expired,
     Granted,
     OpenRunFile,
+    Ordered,
     QueueTrouble,
     Recorded,
     RunClosed,
@@ -115,8 +116,37 @@ class _Door:
         self._leaving.wait(seconds)
 
 
+class Heartbeat(_Door):
+    """Renews a run over a connection of its own, however long a verb of the other one takes, and hears the orders."""
+
+    def __init__(
+        self, queue_: Queue, run: RunId, limits: Limits, inbox: Inbox, on_bug: Callable[[BaseException], None]
+    ) -> None:
+        """`queue_`: only asked for another connection."""
+        super().__init__("heartbeat", inbox, on_bug)
+        self._queue = queue_
+        self._run = run
+        self._every_s = limits.heartbeat_every_s
+        self.renewed_at = time.monotonic()
+
+    def _work(self) -> None:
+        own: Queue | None = None
+        while not self._leaving.is_set():
+            try:
+                own = own or self._queue.another()
+                orders = own.renew(self._run)
+                self.renewed_at = time.monotonic()
+                if orders:
+                    self._inbox.post(Role.DISPATCHER, Ordered(orders))
+            except QueueError:
+                pass  # the door tells of it, whose verbs fail as well, or renews for us
+            self._pause(self._every_s)
+        if own is not None:
+            own.close()
+
+
 class QueueDoor(_Door):
-    """The only user of the queue in a run. Renews the heartbeat by itself, however busy the loop is."""
+    """The only user of the queue in a run, but for the heartbeat."""
 
     def __init__(
         self, queue_: Queue, run: RunId, limits: Limits, inbox: Inbox, on_bug: Callable[[BaseException], None]
@@ -125,24 +155,37 @@ class QueueDoor(_Door):
         self._queue = queue_
         self._run = run
         self._limits = limits
-        self._renew_at = time.monotonic() + limits.heartbeat_every_s
+        self._heartbeat = Heartbeat(queue_, run, limits, inbox, on_bug)
+
+    def start(self) -> None:
+        super().start()
+        self._heartbeat.start()
+
+    def leave(self, timeout_s: float) -> None:
+        super().leave(timeout_s)
+        self._heartbeat.leave(timeout_s)
 
     def _work(self) -> None:
         while True:
             try:
-                ask = self._asks.get(timeout=max(0.0, self._renew_at - time.monotonic()))
+                ask = self._asks.get(timeout=self._limits.heartbeat_every_s)
             except queue.Empty:
-                self._persist(self._renew)
+                self._help_the_heartbeat()
                 continue
             if ask is None:
                 return
-            if time.monotonic() >= self._renew_at:
-                self._persist(self._renew)
+            self._help_the_heartbeat()
             self._persist(partial(self._answer, ask))
+
+    def _help_the_heartbeat(self) -> None:
+        """Where the database has no second connection to spare: a run that is not renewed is taken for dead. What it
+        is ordered is for the heartbeat to hear, which would tell it again."""
+        if time.monotonic() - self._heartbeat.renewed_at > self._limits.silent_s / 2:
+            self._persist(self._renew)
 
     def _renew(self) -> None:
         self._queue.renew(self._run)
-        self._renew_at = time.monotonic() + self._limits.heartbeat_every_s
+        self._heartbeat.renewed_at = time.monotonic()
 
     def _answer(self, ask: Action) -> None:
         match ask:

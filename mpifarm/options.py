@@ -5,6 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
+from mpifarm.core.ending import RunTerms
+
 
 @dataclass(frozen=True, slots=True)
 class RunOptions:
@@ -18,8 +20,33 @@ class RunOptions:
     """What running tasks are given to finish once the run is told to stop."""
     exit_code: bool = False
     """Exit with 1 when a task of this run failed."""
+    jobs: tuple[str, ...] = ()
+    """Names of the jobs to work on; none: all."""
+    tags: tuple[str, ...] = ()
+    """Words that jobs must match, the first first: NAME, NAME=VALUE or *; none: all jobs."""
+    tasks_max: int | None = None
+    """Begin so many attempts, then end."""
+    idle_exit_s: float | None = None
+    """Leave after so long without work; None: at once."""
+    wait_for_work_s: float | None = None
+    """How long to wait for the first task; without `idle_exit_s` also for more. inf: for ever."""
+    queue_timeout_s: float = 300.0
+    """Exit with 4 when there is nothing left to do and the queue cannot be reached for so long."""
+    walltime_s: float | None = None
+    """From the start of the run; None: what the batch system says."""
     cpus: int | None = None
     """Slots per node; None: the cores of the ranks' affinity masks."""
     local: int | None = None
     """Start this many ranks on this machine first."""
     quiet: bool = False
+
+    def terms(self, must_end_by: float) -> RunTerms:
+        """When the run ends. must_end_by: Unix seconds."""
+        idle_s, first_idle_s = self.idle_exit_s, self.wait_for_work_s
+        return RunTerms(
+            self.grace_s,
+            self.tasks_max,
+            first_idle_s=(idle_s or 0.0) if first_idle_s is None else first_idle_s,
+            idle_s=(first_idle_s or 0.0) if idle_s is None else idle_s,
+            must_end_by=must_end_by,
+        )

@@ -15,14 +15,17 @@ import time
 import traceback
 from collections import Counter
 from dataclasses import dataclass
+from math import inf
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from mpifarm import __version__
-from mpifarm.allocation import find_allocation
+from mpifarm.allocation import Allocation, find_allocation
 from mpifarm.core.actions import Finished, RunOpened
 from mpifarm.core.dispatcher import Dispatcher
+from mpifarm.core.ending import duration
 from mpifarm.core.leader import Leader
+from mpifarm.core.ledger import Ledger
 from mpifarm.core.messages import VERSION, Exit, OpenFile, Role
 from mpifarm.core.model import Limits, NodeShape, RunId, State
 from mpifarm.core.recorder import Recorder
@@ -58,6 +61,8 @@ class Plan:
 
     roles: Roles
     nodes: tuple[NodeShape, ...]
+    must_end_by: float = inf
+    """Unix seconds, for tasks."""
     error: str = ""
     code: int = 0
 
@@ -66,8 +71,11 @@ def main(argv: list[str]) -> int:
     """One rank of `mpifarm run ARGV`. Returns the exit code."""
     launcher = fork_launcher()
     try:
-        from mpifarm.comm import World
+        from mpifarm.comm import World, promised
 
+        # Only the first rank may need a command to know when the allocation ends, and only here may it run one.
+        first = promised(os.environ)[1] == 0 and not any(word.startswith("--walltime") for word in argv)
+        allocation = find_allocation(os.environ, ask=first)
         world = World()
     except FarmError as error:
         launcher.close()
@@ -75,7 +83,7 @@ def main(argv: list[str]) -> int:
             print(f"mpifarm: {error}", file=sys.stderr)
         return error.exit_code
     try:
-        return _main_in_world(world, launcher, argv)
+        return _main_in_world(world, launcher, argv, allocation)
     except BaseException:
         # A rank that dies alone would leave the others waiting for ever: the world ends with it, and the queue takes
         # back what it held.
@@ -86,7 +94,7 @@ def main(argv: list[str]) -> int:
         return BUG
 
 
-def _main_in_world(world: World, launcher: Launcher, argv: list[str]) -> int:
+def _main_in_world(world: World, launcher: Launcher, argv: list[str], allocation: Allocation) -> int:
     session: Session | None = None
     roles = assign(world.leader_of_ranks())
     hello = RankHello(socket.gethostname(), tuple(sorted(os.sched_getaffinity(0))), (__version__, VERSION))
@@ -96,13 +104,13 @@ def _main_in_world(world: World, launcher: Launcher, argv: list[str]) -> int:
         import mpifarm.output.writer  # noqa: F401 - while rank 0 opens the queue, not between that and the first task
     if hellos is not None:
         try:
-            session = Session(argv, world.size, roles, hellos)
-            plan = Plan(roles, session.nodes)
+            session = Session(argv, roles, hellos, allocation)
+            plan = Plan(roles, session.nodes, session.must_end_by)
         except SystemExit as error:  # click has said what is wrong
-            plan = Plan(roles, (), "usage", error.code if isinstance(error.code, int) else 2)
+            plan = Plan(roles, (), error="usage", code=error.code if isinstance(error.code, int) else 2)
         except FarmError as error:
             print(f"mpifarm: {error}", file=sys.stderr)
-            plan = Plan(roles, (), "stopped", error.exit_code)
+            plan = Plan(roles, (), error="stopped", code=error.exit_code)
     plan = world.everywhere(plan)
     if plan.error:
         launcher.close()
@@ -113,7 +121,7 @@ def _main_in_world(world: World, launcher: Launcher, argv: list[str]) -> int:
 
 def _work(world: World, launcher: Launcher, plan: Plan, session: Session | None) -> int:
     """Carry this rank's roles until the run is over."""
-    limits = Limits()
+    limits = Limits(queue_timeout_s=session.options.queue_timeout_s) if session else Limits()
     rank, roles = world.rank, plan.roles
     leads = roles.leader_of(rank) == rank
     if not leads:
@@ -137,13 +145,14 @@ def _work(world: World, launcher: Launcher, plan: Plan, session: Session | None)
         loop.carry(Role.LEADER, leader)
     if session is not None and queue_door is not None:
         slots = [(r, node.slots) for r, node in zip(roles.leaders, plan.nodes)]
-        dispatcher = Dispatcher(slots, roles.recorder, session.options.grace_s, limits, time.time())
+        terms = session.options.terms(plan.must_end_by)
+        dispatcher = Dispatcher(slots, roles.recorder, terms, limits, time.time())
         loop.carry(Role.DISPATCHER, dispatcher)
         session.watch(dispatcher)
         queue_door.start()
         inbox.post(Role.DISPATCHER, RunOpened(session.run, session.file(roles)))
     if leads:
-        loop.perform(leader.start(time.time()))
+        loop.perform(leader.start(time.time(), plan.must_end_by))
     loop.run()
     ended_at = time.time()
     launcher.close()
@@ -176,7 +185,7 @@ class Silent:
 class Session:
     """Rank 0's side of a run: command line, queue, the person watching."""
 
-    def __init__(self, argv: list[str], ranks: int, roles: Roles, hellos: list[RankHello]) -> None:
+    def __init__(self, argv: list[str], roles: Roles, hellos: list[RankHello], allocation: Allocation) -> None:
         """Raises FarmError (or SystemExit from click) before anything was started."""
         from mpifarm.cli import parse_run
         from mpifarm.progress import Progress
@@ -186,18 +195,21 @@ class Session:
         if odd:
             raise SiteError(f"ranks run different versions of mpifarm: {__version__} here, {sorted(odd)} elsewhere")
         self.nodes = node_shapes(roles, hellos, self.options.cpus)
-        self.allocation = find_allocation(os.environ)
+        self.allocation = allocation
+        self._started = time.time()
+        self.must_end_by = must_end_by(self.options.walltime_s, allocation, self._started)
         self.slots = sum(node.slots for node in self.nodes)
         self._argv = argv
-        self._ranks = ranks
+        self._ranks = len(hellos)
         self.queue, self.run = self._open_queue()
         self.file_path = ""
         self.lost_nodes = False
-        self._started = time.time()
         self._progress: Progress = Progress("tasks")
         self._dispatcher: Dispatcher | None = None
         where = f" in {self.allocation.label}" if self.allocation.label else ""
-        size = f"{ranks} ranks, {len(self.nodes)} nodes, {self.slots} slots"
+        size = f"{self._ranks} ranks, {len(self.nodes)} nodes, {self.slots} slots"
+        if self.must_end_by < inf:
+            where += f", tasks may run for {duration(max(0.0, self.must_end_by - self._started))}"
         if not self.options.quiet:
             self.say(f"run {self.run}: {size}{where}; queue {self._queue_name}")
 
@@ -220,6 +232,9 @@ class Session:
             ranks=self._ranks,
             slots=self.slots,
             node_names=tuple(node.name for node in self.nodes),
+            jobs=self.options.jobs,
+            tags=self.options.tags,
+            seconds_left=None if self.must_end_by == inf else max(0.0, self.must_end_by - time.time()),
         )
         return queue, queue.open_run(info)
 
@@ -261,13 +276,18 @@ class Session:
             print(f"mpifarm: {finished.error}", file=sys.stderr, flush=True)
         ended = dispatcher.ledger.ended
         wall_s = ended_at - self._started
-        print(
-            summary(ended, dispatcher.ledger.busy_s, self.slots, wall_s, dispatcher.file_path),
-            flush=True,
-        )
+        print(summary(dispatcher.ledger, self.slots, wall_s, dispatcher.file_path), flush=True)
         if finished.code:
             return finished.code
         return 1 if self.options.exit_code and ended[State.FAILED] else 0
+
+
+def must_end_by(walltime_s: float | None, allocation: Allocation, started: float) -> float:
+    """When the last task must have ended, for what it left to be killed and all to be recorded in time. Unix seconds;
+    `walltime_s`, if given, counts from `started`."""
+    ends = allocation.ends if walltime_s is None else started + walltime_s
+    limits = Limits()
+    return inf if ends is None else ends - limits.last_record_s - limits.term_to_kill_s
 
 
 def command_line(argv: list[str]) -> str:
@@ -281,14 +301,17 @@ def command_line(argv: list[str]) -> str:
     return shlex.join(["mpifarm", "run", *words])
 
 
-def summary(ended: Counter[State], busy_s: float, slots: int, wall_s: float, path: str) -> str:
+def summary(ledger: Ledger, slots: int, wall_s: float, path: str) -> str:
     """The last line of a run."""
+    ended = ledger.ended
     counts = [f"{ended[State.SUCCEEDED]:,} succeeded", f"{ended[State.FAILED]:,} failed"]
     if ended[State.CANCELLED]:
         counts.append(f"{ended[State.CANCELLED]:,} cancelled")
     if ended[State.RETURNED]:
         counts.append(f"{ended[State.RETURNED]:,} cut short and returned to the queue")
-    used = 100 * busy_s / (slots * wall_s) if wall_s > 0 else 0.0
+    if ledger.retried:
+        counts.append(f"{ledger.retried:,} failed attempts to run again")
+    used = 100 * ledger.busy_s / (slots * wall_s) if wall_s > 0 else 0.0
     return f"{', '.join(counts)}; slots used {used:.0f} % of {wall_s:.1f} s; outputs in {path or 'no file'}"
 
 

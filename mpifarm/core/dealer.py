@@ -13,9 +13,10 @@ from mpifarm.core.stock import Stock
 class _LeaderView:
     """What is known of one leader."""
 
-    __slots__ = ("heard_at", "jobs", "sent", "slots", "unmet")
+    __slots__ = ("heard_at", "jobs", "node", "sent", "slots", "unmet")
 
-    def __init__(self, slots: int, now: float) -> None:
+    def __init__(self, node: int, slots: int, now: float) -> None:
+        self.node = node
         self.slots = slots
         self.unmet = 0  # cores it asked work for and was not dealt
         self.sent = 0  # cores' worth of work dealt, ever
@@ -27,9 +28,9 @@ class Dealer:
     """Deals blocks of the stock to leaders on credit: a leader gets what it asked for and never more."""
 
     def __init__(self, slots: Sequence[tuple[int, int]], now: float) -> None:
-        """slots: (rank, slots) of every leader."""
+        """slots: (rank, slots) of every leader, by node number."""
         self.stock = Stock()
-        self._leaders = {rank: _LeaderView(count, now) for rank, count in slots}
+        self._leaders = {rank: _LeaderView(node, count, now) for node, (rank, count) in enumerate(slots)}
         self._hungry: dict[int, _LeaderView] = {}  # those with unmet > 0, in the order they asked
         self._jobs: dict[JobId, JobText] = {}
         self.unmet = 0
@@ -46,6 +47,10 @@ class Dealer:
     def ranks(self) -> list[int]:
         """Of the leaders that are left."""
         return list(self._leaders)
+
+    def node_of(self, rank: int) -> int:
+        """Number of the node that a leader, not given up, leads."""
+        return self._leaders[rank].node
 
     def learn(self, jobs: Iterable[JobText]) -> None:
         self._jobs.update((job.id, job) for job in jobs)
@@ -98,12 +103,9 @@ class Dealer:
         for leader in self._leaders.values():
             leader.heard_at += seconds
 
-    def lose(self, rank: int) -> list[Block] | None:
-        """Give a leader up. Returns the blocks that no remaining node can hold; None if it was given up before."""
-        leader = self._leaders.get(rank)
-        if leader is None:
-            return None
-        self._credit(rank, leader, 0)
+    def lose(self, rank: int) -> list[Block]:
+        """Give a leader up. Returns the blocks that no remaining node can hold."""
+        self._credit(rank, self._leaders[rank], 0)
         del self._leaders[rank]
         self._count_slots()
         return self.stock.take_wider(self.cpus_max)

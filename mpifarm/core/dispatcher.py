@@ -4,7 +4,8 @@ Its cost grows with blocks and messages, not with ranks or tasks started. It nev
 it asks for with an action, and the answer comes back as an event. A run goes through five phases:
 
     OPENING   run and file are being made            -> WORKING when both are there
-    WORKING   lease, deal, record                    -> DRAINING on a signal, CLOSING when the queue is dry
+    WORKING   lease, deal, record                    -> DRAINING on a signal, an order, or near the end of the
+                                                        allocation; CLOSING when nothing is left, see `core.ending`
     DRAINING  nothing starts; running tasks get their grace, the rest goes back -> CLOSING when all is resolved
     CLOSING   last record, close the run, then the file -> DONE
     DONE
@@ -14,6 +15,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from enum import Enum
+from math import inf
 
 from mpifarm.core.actions import (
     Action,
@@ -25,6 +27,7 @@ from mpifarm.core.actions import (
     Expired,
     Finished,
     Granted,
+    Ordered,
     QueueTrouble,
     Recorded,
     RunClosed,
@@ -33,8 +36,9 @@ from mpifarm.core.actions import (
     Send,
     Tick,
 )
-from mpifarm.core.dealer import Dealer
-from mpifarm.core.ledger import Ledger
+from mpifarm.core.ending import Idleness, RunTerms, duration, left_behind
+from mpifarm.core.holding import Holding
+from mpifarm.core.leasing import Leasing
 from mpifarm.core.messages import (
     CloseFile,
     Durable,
@@ -49,13 +53,12 @@ from mpifarm.core.messages import (
     Unstarted,
     Want,
 )
-from mpifarm.core.model import Block, LeaseId, Limits, Span, State
-from mpifarm.core.pacing import Rate, lease_tasks
-from mpifarm.core.verbs import Grant
+from mpifarm.core.model import Limits, State
+from mpifarm.core.verbs import CancelTasks, DrainRun, Order
 
 DispatcherEvent = (
     Want | Unstarted | Note | LauncherLost | Durable | RecorderAlive | FileOpened | FileClosed | FileTrouble | StopAsked
-    | RunOpened | Granted | Recorded | Expired | RunClosed | QueueTrouble | Tick
+    | RunOpened | Granted | Recorded | Expired | Ordered | RunClosed | QueueTrouble | Tick
 )  # fmt: skip
 
 
@@ -71,30 +74,28 @@ class Dispatcher:
     """Pure: `handle(event, now)` returns actions. Rank 0 carries it."""
 
     def __init__(
-        self, slots: Sequence[tuple[int, int]], recorder: int, grace_s: float, limits: Limits, now: float
+        self, slots: Sequence[tuple[int, int]], recorder: int, terms: RunTerms, limits: Limits, now: float
     ) -> None:
-        """slots: (rank, slots) of every leader."""
-        self._dealer = Dealer(slots, now)
+        """slots: (rank, slots) of every leader, by node number."""
+        self._holding = Holding(slots, now)
+        self._dealer = self._holding.dealer
+        self.ledger = self._holding.ledger
+        self._leasing = Leasing(limits, now)
+        self._idleness = Idleness(terms)
         self._recorder = recorder
-        self._grace_s = grace_s
+        self._terms = terms
         self._limits = limits
-        self.ledger = Ledger()
         self.phase = Phase.OPENING
-        self.stopped_early = False
         self.nodes_lost = 0
         self.file_path = ""
         self._run_open = self._file_open = False
-        self._rate = Rate(now)
-        self._leasing = self._recording = self._expiring = False
-        self._dry: Grant | None = None  # the last answer, when it brought nothing
-        self._polled_at = self._expired_at = self._recorded_at = now
-        self._believed = 0
-        self._ready_left = 0
+        self._recording = self._expiring = False
+        self._expired_at = self._recorded_at = now
+        self._drain_at = terms.must_end_by - terms.grace_s
         self._signal_at = self._watch_at = self._recorder_heard_at = now
         self._file_lost = self._file_stuck = False
-        self._drain_until = float("inf")
+        self._drain_until = inf
         self._queue_down_s = 0.0
-        self._queue_down = ""
         self._error = ("", 0)
 
     def handle(self, event: DispatcherEvent, now: float) -> list[Action]:
@@ -104,10 +105,10 @@ class Dispatcher:
         self._watch(now, actions)
         if self.phase is Phase.WORKING:
             if not self._file_stuck:  # what cannot be written must not be started
-                self._deal(actions)
+                actions += self._holding.deal()
             self._lease(now, actions)
         if self.phase in (Phase.WORKING, Phase.DRAINING):
-            self._end_if_over(actions)
+            self._end_if_over(now, actions)
         if self.phase is not Phase.OPENING:
             self._record(now, actions)
         return actions
@@ -116,7 +117,7 @@ class Dispatcher:
     def progress(self) -> tuple[int, int]:
         """(tasks ended in this run, tasks it knows of)."""
         done = self.ledger.ended.total() - self.ledger.ended[State.RETURNED]
-        return done, done + self.ledger.tasks_out + self._dealer.stock.tasks + self._ready_left
+        return done, done + self.ledger.tasks_out + self._holding.stock + self._leasing.ready_left
 
     # --- events ----------------------------------------------------------------------------------------------
 
@@ -130,26 +131,35 @@ class Dispatcher:
                 self._recorder_heard_at = now
             case Durable(rank):
                 self._dealer.hear(rank, now)
-                self._believed += self.ledger.end(event)
+                busy_s = self.ledger.busy_s
+                believed = self.ledger.end(event)
+                if believed:
+                    self._leasing.ran(believed, self.ledger.busy_s - busy_s, now)
                 self._file_stuck = False
             case Unstarted(rank, spans):
                 if self._dealer.hear(rank, now):
                     for span in spans:
                         self.ledger.unstarted(span)
             case Granted(grant):
-                self._grant(grant, now)
+                self._queue_down_s = 0.0
+                self._leasing.granted(grant, now)
+                actions += self._holding.grant(grant, keep=self.phase is Phase.WORKING)
             case Recorded(batch, refused):
                 self._recording = False
                 self._queue_down_s = 0.0
-                if batch.returned:
-                    self._dry = None  # there is something to claim again
+                if batch.outcomes or batch.returned:
+                    self._leasing.stir()  # also tasks that waited for these
                 for lease in refused:
-                    self._refuse(lease, actions)
+                    self._holding.refuse(lease)
+                    actions.append(Say(f"lease {lease} was taken back by the queue; its late outcomes are dropped"))
             case Expired(tasks):
                 self._expiring = False
                 if tasks:
-                    self._dry = None
+                    self._leasing.stir()
                     actions.append(Say(f"took back {tasks:,} tasks of runs that died"))
+            case Ordered(orders):
+                for order in orders:
+                    self._obey(order, now, actions)
             case RunOpened(_, file):
                 self._run_open = True
                 actions.append(Send(self._recorder, file))
@@ -160,7 +170,7 @@ class Dispatcher:
             case Note(_, text):
                 actions.append(Say(text))
             case LauncherLost(rank, reason):
-                self._lose(rank, f"its launcher ended ({reason})", actions)
+                self._lose(rank, f"its launcher ended ({reason})", now, actions)
             case StopAsked():
                 self._stop_asked(event, now, actions)
             case QueueTrouble(reason, since_s, fatal):
@@ -184,31 +194,15 @@ class Dispatcher:
             actions.append(AskExpire())
         return actions
 
-    def _grant(self, grant: Grant, now: float) -> None:
-        self._leasing = False
-        self._polled_at = now
-        self._queue_down_s = 0.0
-        self._ready_left = grant.ready_left
-        self._dry = None if grant.blocks else grant
-        self._dealer.learn(grant.jobs)
-        for block in grant.blocks:
-            self.ledger.lease(block)
-            if self.phase is Phase.WORKING:
-                self._dealer.stock.add(block)
-            else:
-                self._put_back([block])
-
-    def _refuse(self, lease: LeaseId, actions: list[Action]) -> None:
-        self._dealer.stock.drop(lease)
-        self.ledger.refuse(lease)
-        actions.append(Say(f"lease {lease} was taken back by the queue; its late outcomes are dropped"))
-
     # --- leaders ---------------------------------------------------------------------------------------------
 
     def _watch(self, now: float, actions: list[Action]) -> None:
         """Leaders that fell silent, and a drain that a leader does not answer."""
         if now < self._watch_at:
             return
+        if now >= self._drain_at and self._drain_until == inf and self.phase is not Phase.CLOSING:
+            left = f"the allocation ends in {duration(max(0.0, self._terms.must_end_by - now))}"
+            self._drain(min(self._terms.grace_s, max(0.0, self._terms.must_end_by - now)), left, now, actions)
         asleep_s = now - self._watch_at
         self._watch_at = now + 1.0  # a look at every leader: not with every event
         if asleep_s > self._limits.leader_beat_s:  # we were frozen, and deaf: the silence may be ours
@@ -220,20 +214,18 @@ class Dispatcher:
             reason = f"rank {self._recorder}, which writes the run file, is silent for {silent_s:.0f} s"
             self._lose_file(reason, 3, actions)
         for rank, seconds in self._dealer.silent(now, self._limits.leader_lost_s):
-            self._lose(rank, f"silent for {seconds:.0f} s", actions)
+            self._lose(rank, f"silent for {seconds:.0f} s", now, actions)
         if now > self._drain_until:
             for rank in self._dealer.ranks:
                 if self.ledger.holds(rank):
-                    self._lose(rank, "did not end its tasks in time", actions)
+                    self._lose(rank, "did not end its tasks in time", now, actions)
 
-    def _lose(self, rank: int, reason: str, actions: list[Action]) -> None:
-        too_wide = self._dealer.lose(rank)
-        if too_wide is None:
+    def _lose(self, rank: int, reason: str, now: float, actions: list[Action]) -> None:
+        if rank not in self._dealer.ranks:
             return
-        self._put_back(too_wide)
         self.nodes_lost += 1
-        tasks = self.ledger.lose(rank)
-        actions.append(Say(f"node of rank {rank} is lost: {reason}; {tasks:,} tasks go back to the queue"))
+        tasks = self._holding.lose(rank, now)
+        actions.append(Say(f"node of rank {rank} is lost: {reason}; it held {tasks:,} tasks"))
         if not self._dealer.ranks and self.phase in (Phase.OPENING, Phase.WORKING):
             self._error = (f"no node is left: {reason}", 3)
             self.phase = Phase.DRAINING
@@ -248,12 +240,6 @@ class Dispatcher:
         self.phase = Phase.CLOSING
         actions.append(AskClose())
 
-    def _deal(self, actions: list[Action]) -> None:
-        for rank, deal in self._dealer.deal():
-            for block in deal.blocks:
-                self.ledger.deal(rank, block)
-            actions.append(Send(rank, deal))
-
     # --- queue -----------------------------------------------------------------------------------------------
 
     def _lease(self, now: float, actions: list[Action]) -> None:
@@ -261,25 +247,27 @@ class Dispatcher:
             self._expiring = True
             self._expired_at = now
             actions.append(AskExpire())
-        if self._leasing or (self._dry is not None and now - self._polled_at < self._limits.idle_poll_s):
-            return
-        tasks = lease_tasks(
+        tasks = self._leasing.tasks(
             slots=self._dealer.slots,
-            per_s=self._rate.per_s,
-            stock=self._dealer.stock.tasks,
             unmet=self._dealer.unmet,
-            horizon_s=self._limits.stock_s,
-            tasks_max=self._limits.block_tasks_max,
+            stock=self._holding.stock,
+            left_s=self._drain_at - now,
+            now=now,
         )
-        if tasks:
-            self._leasing = True
+        tasks = min(tasks, self._budget)
+        if tasks > 0:
+            self._leasing.asked(now)
             actions.append(AskLease(tasks, self._dealer.cpus_max))
+
+    @property
+    def _budget(self) -> int:
+        """Tasks that may be leased yet."""
+        if self._terms.tasks_max is None:
+            return self._limits.block_tasks_max
+        return self._terms.tasks_max - self.ledger.begun - self.ledger.tasks_out - self._holding.stock
 
     def _record(self, now: float, actions: list[Action]) -> None:
         """One record under way at a time; small ones wait a moment for company, unless nothing else is left."""
-        if self._believed:
-            self._rate.add(self._believed, now)
-            self._believed = 0
         waiting = self.ledger.unrecorded
         if self._recording or not waiting:
             return
@@ -293,7 +281,7 @@ class Dispatcher:
         if not self._queue_down_s:
             actions.append(Say(f"queue: {reason}; running tasks go on, their outcomes are kept"))
         self._queue_down_s = max(since_s, 1e-9)
-        idle = not self.ledger.tasks_out and not self._dealer.stock
+        idle = not self.ledger.tasks_out and not self._holding.stock
         if fatal or (idle and since_s > self._limits.queue_timeout_s):
             self._error = (reason, 4)
             self._finish(actions)
@@ -303,43 +291,57 @@ class Dispatcher:
     def _stop_asked(self, asked: StopAsked, now: float, actions: list[Action]) -> None:
         """First signal: drain with grace. A later one at this rank: at once. Launchers pass one signal on to every
         rank, and a terminal sends it to the whole group besides, so signals within a second are one."""
-        if self.phase in (Phase.OPENING, Phase.WORKING):
+        if self._drain_until == inf:
             self._signal_at = now
-            self._drain(self._grace_s, now, actions)
-        elif self.phase is Phase.DRAINING and asked.rank == 0 and now - self._signal_at > 1.0:
-            self._drain(0.0, now, actions)
+            self._drain(self._terms.grace_s, "stopping", now, actions)
+        elif asked.rank == 0 and now - self._signal_at > 1.0:
+            self._drain(0.0, "stopping", now, actions)
 
-    def _drain(self, grace_s: float, now: float, actions: list[Action]) -> None:
-        self.stopped_early = True
+    def _obey(self, order: Order, now: float, actions: list[Action]) -> None:
+        match order:
+            case CancelTasks():
+                actions += self._holding.cancel(order, asking=self._leasing.asking)
+            case DrainRun(at_once):
+                if self._drain_until == inf and (at_once or self.phase is not Phase.DRAINING):
+                    grace_s = self._terms.grace_s if at_once else inf
+                    self._drain(grace_s, "stopping, as ordered", now, actions)
+
+    def _drain(self, grace_s: float, why: str, now: float, actions: list[Action]) -> None:
+        """grace_s: inf lets running tasks take their time. Again: only ever faster."""
+        if self.phase in (Phase.CLOSING, Phase.DONE):
+            return
         self.phase = Phase.DRAINING
         self._drain_until = now + grace_s + self._limits.term_to_kill_s + self._limits.drain_answer_s
-        self._put_back(self._dealer.stock.take_wider(0))
+        self._holding.give_back_stock()
         running = self.ledger.tasks_out
-        actions.append(Say(f"stopping: nothing new starts; {running:,} dealt tasks have {grace_s:g} s to end"))
+        may = "may end" if grace_s == inf else f"have {grace_s:g} s to end"
+        actions.append(Say(f"{why}: nothing new starts; {running:,} dealt tasks {may}"))
         actions.extend(Send(rank, Stop(grace_s)) for rank in self._dealer.ranks)
 
-    def _put_back(self, blocks: list[Block]) -> None:
-        for block in blocks:
-            self.ledger.put_back(_span(block))
-
-    def _end_if_over(self, actions: list[Action]) -> None:
-        busy = self._dealer.stock or self.ledger.leases or self.ledger.unrecorded or self._recording or self._leasing
-        if busy or self._expiring:
+    def _end_if_over(self, now: float, actions: list[Action]) -> None:
+        if self._holding.stock or self.ledger.leases:
+            self._idleness.work()
             return
-        if self.phase is Phase.WORKING:
-            if self._dry is None or self._dry.ready_left or self._dry.silent:
-                return
-            if self._dry.too_wide:
-                widest = self._dealer.cpus_max
-                left = f"{self._dry.too_wide:,} tasks stay in the queue: they need more than the {widest} cores"
-                actions.append(Say(f"{left} a node of this run offers"))
+        if self.ledger.unrecorded or self._recording or self._leasing.asking or self._expiring:
+            return
+        if self.phase is Phase.WORKING and self._budget > 0 and not self._leave_idle(now, actions):
+            return
         self.phase = Phase.CLOSING
         actions.append(AskClose())
+
+    def _leave_idle(self, now: float, actions: list[Action]) -> bool:
+        """Nothing is held. Whether there is nothing to wait for either."""
+        dry = self._leasing.dry
+        if dry is None or dry.ready_left or dry.silent:
+            return False
+        begins = self._idleness.begin(now)
+        over = self._idleness.over(now)
+        if begins:
+            actions.append(Say(begins))
+        if over:
+            actions.extend(Say(line) for line in left_behind(dry, self._dealer.cpus_max))
+        return over
 
     def _finish(self, actions: list[Action]) -> None:
         self.phase = Phase.DONE
         actions.append(Finished(*self._error))
-
-
-def _span(block: Block) -> Span:
-    return Span(block.lease, block.job, block.lo, block.hi, block.attempt)

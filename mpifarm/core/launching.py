@@ -5,16 +5,17 @@ does not fit yet, since free cores would idle otherwise; but after `PASSES_PER_S
 passes any more, so the node empties until the wide one fits. Only the first `LOOK_AHEAD` blocks are considered.
 
     take ----> Running ----> free                      ended by itself
-                  |  time limit, or grace of a drain over: due() says SIGTERM
+                  |  time limit, cancel, or grace of a drain over: due() says SIGTERM
                   |  `term_to_kill_s` later: due() says SIGKILL
 
+What leaves the queue unbegun is a drain's, a cancel's, or could not end in time: see `Unbegun`.
 `next_due` is the time when `due` has something to say; until then nobody needs to ask. Pure: imports nothing but core.
 """
 
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator, Sequence
 from math import inf
 from typing import NamedTuple
 
@@ -58,7 +59,7 @@ class EndedAttempt(NamedTuple):
 class Running:
     """An attempt that holds a slot (or was refused one: `refusal` says why)."""
 
-    __slots__ = ("block", "killed_for", "limit_at", "refusal", "signal_at", "slot", "task", "text")
+    __slots__ = ("block", "killed_for", "limit_at", "refusal", "signal_at", "slot", "task", "terminated", "text")
 
     def __init__(self, block: Block, index: int, slot: int, limit_at: float = inf, refusal: str = "") -> None:
         self.block = block
@@ -68,7 +69,16 @@ class Running:
         self.limit_at = limit_at
         self.signal_at = limit_at
         self.killed_for = FailureClass.NONE
+        self.terminated = False
+        """SIGTERM is due or sent."""
         self.refusal = refusal
+
+
+class Unbegun(NamedTuple):
+    """Tasks that left the queue and were never started, and the cores they were to have."""
+
+    spans: tuple[Span, ...] = ()
+    cpus: int = 0
 
 
 class _Queued:
@@ -80,11 +90,22 @@ class _Queued:
         self.block = block
         self.taken = 0
 
+    @property
+    def rest(self) -> Block:
+        """What is not started."""
+        return self.block.tail(self.taken) if self.taken else self.block
+
+
+def _unbegun(blocks: Sequence[Block]) -> Unbegun:
+    spans = (Span(b.lease, b.job, b.lo, b.hi, b.attempt, b.fails, b.crashes) for b in blocks)
+    return Unbegun(tuple(spans), sum(block.shape.cpus * len(block.tasks) for block in blocks))
+
 
 class Launching:
     """Queue and running attempts of one node. Times are monotonic seconds."""
 
-    def __init__(self, slots: int, term_to_kill_s: float) -> None:
+    def __init__(self, slots: int, term_to_kill_s: float, must_end_by: float = inf) -> None:
+        """must_end_by: what cannot end before, by its time limit, is not started."""
         self.running: dict[int, Running] = {}
         """By slot."""
         self.next_due = inf
@@ -93,16 +114,16 @@ class Launching:
         self._passes = 0
         self._passes_max = PASSES_PER_SLOT * slots
         self._term_to_kill_s = term_to_kill_s
+        self._must_end_by = must_end_by
+        self._late: list[Block] = []
         self._drain_at = inf
+        self.draining = False
+        """Nothing starts any more."""
 
     @property
     def idle(self) -> bool:
         """Nothing runs and nothing waits."""
         return not (self.running or self._queue)
-
-    @property
-    def draining(self) -> bool:
-        return self._drain_at < inf
 
     def add(self, blocks: Iterable[Block]) -> list[Running]:
         """Put blocks at the end of the queue. Returns the attempts that no slot of this node can ever hold."""
@@ -117,12 +138,17 @@ class Launching:
 
     def take(self, now: float) -> Running | None:
         """The next attempt to start, its slot taken; None when nothing fits or nothing may start any more."""
-        if not self._queue or not self._node.free_cpus:
-            return None
-        place = self._next_that_fits()
-        if place is None:
-            return None
-        queued = self._queue[place]
+        while True:
+            if not self._queue or not self._node.free_cpus:
+                return None
+            place = self._next_that_fits()
+            if place is None:
+                return None
+            queued = self._queue[place]
+            if now + queued.block.shape.time_limit_s <= self._must_end_by:
+                break
+            self._late.append(queued.rest)
+            del self._queue[place]
         block, index = queued.block, queued.taken
         queued.taken += 1
         if queued.taken == len(block.tasks):
@@ -153,18 +179,49 @@ class Launching:
         del self.running[slot]
         self._node.free(slot)
 
-    def drain(self, grace_s: float, now: float) -> tuple[Span, ...]:
-        """Start nothing more; what runs is ended after the grace, the shortest one asked for. Returns the unstarted."""
+    def late(self) -> Unbegun:
+        """What `take` would have started, had it the time to end. Said once."""
+        late, self._late = self._late, []
+        return _unbegun(late)
+
+    def drain(self, grace_s: float, now: float) -> Unbegun:
+        """Start nothing more; what runs is ended after the grace, the shortest one asked for (inf: as long as it
+        takes). Returns what waits."""
+        self.draining = True
         self._drain_at = min(self._drain_at, now + grace_s)
         for attempt in self.running.values():
             if attempt.killed_for is FailureClass.NONE:
                 attempt.signal_at = min(attempt.limit_at, self._drain_at)
         self.next_due = min(self.next_due, self._drain_at)
-        spans = tuple(
-            Span(q.block.lease, q.block.job, q.block.lo + q.taken, q.block.hi, q.block.attempt) for q in self._queue
-        )
+        waiting = [queued.rest for queued in self._queue]
         self._queue.clear()
-        return spans
+        return _unbegun(waiting)
+
+    def cancel(self, ranges: Iterable[tuple[LeaseId, int, int]], now: float) -> Unbegun:
+        """Do not start tasks `[lo, hi)` of these leases, end those that run. Returns what waited. Twice is as once."""
+        of_lease: dict[LeaseId, list[tuple[int, int]]] = {}
+        for lease, lo, hi in ranges:
+            of_lease.setdefault(lease, []).append((lo, hi))
+        for attempt in self.running.values():
+            if attempt.killed_for in (FailureClass.NONE, FailureClass.WALLTIME) and any(
+                lo <= attempt.task < hi for lo, hi in of_lease.get(attempt.block.lease, ())
+            ):
+                if attempt.killed_for is FailureClass.NONE:
+                    attempt.signal_at = now
+                    self.next_due = min(self.next_due, now)
+                attempt.killed_for = FailureClass.CANCELLED
+        waiting, self._queue = self._queue, deque()
+        taken_out: list[Block] = []
+        for queued in waiting:
+            if queued.block.lease not in of_lease:
+                self._queue.append(queued)
+                continue
+            for block, cancelled in _pieces(queued.rest, sorted(of_lease[queued.block.lease])):
+                if cancelled:
+                    taken_out.append(block)
+                else:
+                    self._queue.append(_Queued(block))
+        return _unbegun(taken_out)
 
     def due(self, now: float) -> list[tuple[Running, bool]]:
         """The attempts to end now: False is SIGTERM, True is SIGKILL. Sets `next_due` anew."""
@@ -172,24 +229,45 @@ class Launching:
         for attempt in self.running.values():
             if attempt.signal_at > now:
                 continue
-            if attempt.killed_for is FailureClass.NONE:
-                over = attempt.limit_at <= self._drain_at
-                attempt.killed_for = FailureClass.TIMEOUT if over else FailureClass.WALLTIME
-                attempt.signal_at = now + self._term_to_kill_s
-                signals.append((attempt, False))
-            else:
+            if attempt.terminated:
                 attempt.signal_at = inf
-                signals.append((attempt, True))
+            else:
+                attempt.signal_at = now + self._term_to_kill_s
+                if attempt.killed_for is FailureClass.NONE:
+                    over = attempt.limit_at <= self._drain_at
+                    attempt.killed_for = FailureClass.TIMEOUT if over else FailureClass.WALLTIME
+            signals.append((attempt, attempt.terminated))
+            attempt.terminated = True
         self.next_due = min((attempt.signal_at for attempt in self.running.values()), default=inf)
         return signals
+
+
+def _pieces(block: Block, ranges: Iterable[tuple[int, int]]) -> Iterator[tuple[Block, bool]]:
+    """The block cut at the sorted ranges, and whether each piece lies in one."""
+    for lo, hi in ranges:
+        lo, hi = max(lo, block.lo), min(hi, block.hi)
+        if lo >= hi:
+            continue
+        if block.lo < lo:
+            yield block.head(lo - block.lo), False
+        yield block.tail(lo - block.lo).head(hi - lo), True
+        block = block.tail(hi - block.lo)
+    if block.tasks:
+        yield block, False
 
 
 Verdict = tuple[int, int, int, int]
 """State, FailureClass, exit code, signal: as plain numbers, which is how they are stored."""
 
 _SUCCESS: Verdict = (int(State.SUCCEEDED), int(FailureClass.NONE), 0, 0)
-NOT_LAUNCHED: Verdict = (int(State.FAILED), int(FailureClass.LAUNCH), 0, 0)
-RETURNED: Verdict = (int(State.RETURNED), int(FailureClass.WALLTIME), 0, 0)
+_ENDED_FOR = {FailureClass.WALLTIME: int(State.RETURNED), FailureClass.CANCELLED: int(State.CANCELLED)}
+"""State of an attempt that we ended; else it failed."""
+
+
+def unlaunched(killed_for: FailureClass) -> Verdict:
+    """Of an attempt that never became a process."""
+    failure = killed_for or FailureClass.LAUNCH
+    return _ENDED_FOR.get(killed_for, int(State.FAILED)), int(failure), 0, 0
 
 
 def verdict(wait_status: int, killed_for: FailureClass) -> Verdict:
@@ -197,9 +275,8 @@ def verdict(wait_status: int, killed_for: FailureClass) -> Verdict:
     if wait_status == 0 and killed_for is FailureClass.NONE:
         return _SUCCESS
     signal, exit_code = wait_status & 0x7F, wait_status >> 8
-    state = State.RETURNED if killed_for is FailureClass.WALLTIME else State.FAILED
     failure = killed_for or (FailureClass.SIGNAL if signal else FailureClass.EXIT)
-    return int(state), int(failure), exit_code, signal
+    return _ENDED_FOR.get(killed_for, int(State.FAILED)), int(failure), exit_code, signal
 
 
 def may_be_memory(result: Verdict) -> bool:

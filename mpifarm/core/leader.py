@@ -7,10 +7,13 @@ little is hoarded. Outputs and outcomes go to the recorder: see `mpifarm.core.ga
 
 from __future__ import annotations
 
+from math import inf
+
 from mpifarm.core.actions import Action, LauncherGone, Send, Tick, ToLauncher
 from mpifarm.core.gathering import Gathering
 from mpifarm.core.launching import EndedAttempt
 from mpifarm.core.messages import (
+    Cancel,
     Deal,
     Drain,
     Ended,
@@ -30,7 +33,7 @@ from mpifarm.core.model import AttemptKey, LeaseId, Limits, NodeShape
 from mpifarm.core.pacing import Pace
 from mpifarm.core.roles import DISPATCHER
 
-LeaderEvent = Deal | Stop | Written | Ended | Pieces | NotStarted | LauncherLog | LauncherGone | Tick
+LeaderEvent = Deal | Stop | Cancel | Written | Ended | Pieces | NotStarted | LauncherLog | LauncherGone | Tick
 
 
 class Leader:
@@ -51,9 +54,9 @@ class Leader:
         self._lost = False
         self._gathering = Gathering(rank, number, recorder, limits)
 
-    def start(self, now: float) -> list[Action]:
-        """What to do before the first event."""
-        setup = Setup(self._node.name, self._number, self._node.cpus, self._node.slots)
+    def start(self, now: float, must_end_by: float = inf) -> list[Action]:
+        """What to do before the first event. must_end_by: Unix seconds, for tasks whose time limit is known."""
+        setup = Setup(self._node.name, self._number, self._node.cpus, self._node.slots, must_end_by)
         return [ToLauncher(setup), *self._ask(now)]
 
     @property
@@ -77,8 +80,11 @@ class Leader:
             case Stop(grace_s):
                 self._stopping = True
                 actions.append(ToLauncher(Drain(grace_s)))
-            case NotStarted(spans):
+            case Cancel():
+                actions.append(ToLauncher(event))
+            case NotStarted(spans, cpus):
                 self._attempts -= sum(span.hi - span.lo for span in spans)
+                self._busy -= cpus
                 actions.append(Send(DISPATCHER, Unstarted(self._rank, spans)))
             case LauncherLog(text):
                 self._gathering.add_log(now, text)

@@ -15,12 +15,13 @@ from __future__ import annotations
 import pickle
 from dataclasses import dataclass
 from enum import Enum
+from math import inf
 from typing import ClassVar, cast
 
 from mpifarm.core.job import JobText
 from mpifarm.core.model import Block, LeaseId, Span
 
-VERSION = 1
+VERSION = 2
 
 
 class Role(Enum):
@@ -45,7 +46,7 @@ class Want:
 
 @dataclass(frozen=True, slots=True)
 class Unstarted:
-    """Leader, after Stop: these were dealt to me and never started."""
+    """Leader: these were dealt to me and never started, after Stop or Cancel, or since they could not end in time."""
 
     TO: ClassVar[Role] = Role.DISPATCHER
     rank: int
@@ -121,10 +122,21 @@ class Deal:
 
 @dataclass(frozen=True, slots=True)
 class Stop:
-    """Dispatcher: start nothing more; running attempts have `grace_s` seconds left."""
+    """Dispatcher: start nothing more; running attempts have `grace_s` seconds left (inf: as long as they take)."""
 
     TO: ClassVar[Role] = Role.LEADER
     grace_s: float
+
+
+@dataclass(frozen=True, slots=True)
+class Cancel:
+    """Dispatcher, and leader to launcher: do not start these tasks (they come back as unstarted), end those that run.
+
+    ranges: (lease, lo, hi), hi excluded.
+    """
+
+    TO: ClassVar[Role] = Role.LEADER
+    ranges: tuple[tuple[LeaseId, int, int], ...]
 
 
 @dataclass(frozen=True, slots=True)
@@ -191,7 +203,7 @@ class Exit:
 
 Message = (
     Want | Unstarted | Note | LauncherLost | Durable | RecorderAlive | FileOpened | FileClosed | FileTrouble
-    | Deal | Stop | Written | Output | OpenFile | CloseFile | StopAsked | Exit
+    | Deal | Stop | Cancel | Written | Output | OpenFile | CloseFile | StopAsked | Exit
 )  # fmt: skip
 
 
@@ -206,6 +218,8 @@ class Setup:
     number: int
     cpus: tuple[int, ...]
     slots: int
+    must_end_by: float = inf
+    """Unix seconds; what its time limit lets run longer is not started."""
     version: int = VERSION
 
 
@@ -219,7 +233,7 @@ class Start:
 
 @dataclass(frozen=True, slots=True)
 class Drain:
-    """To the launcher: start nothing more, answer with NotStarted, end what runs after `grace_s` seconds."""
+    """To the launcher: start nothing more, answer with NotStarted, end what runs after `grace_s` seconds (inf: not)."""
 
     grace_s: float
 
@@ -240,9 +254,11 @@ class Ended:
 
 @dataclass(frozen=True, slots=True)
 class NotStarted:
-    """From the launcher, once after Drain."""
+    """From the launcher: once after Drain; after Cancel, and when the time left is too short, if there are any."""
 
     spans: tuple[Span, ...]
+    cpus: int
+    """The cores they were to have, added up."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -252,7 +268,7 @@ class LauncherLog:
     text: str
 
 
-LinkMessage = Setup | Start | Drain | Pieces | Ended | NotStarted | LauncherLog
+LinkMessage = Setup | Start | Drain | Cancel | Pieces | Ended | NotStarted | LauncherLog
 
 
 def encode(message: Message | LinkMessage) -> bytes:

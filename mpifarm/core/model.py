@@ -169,9 +169,14 @@ class Limits:
     drain_answer_s: float = 10.0
     """After the grace and the kill, a leader that still holds tasks is taken for lost."""
     idle_poll_s: float = 0.5
+    """Between two looks into an empty queue at first; a run that waits long looks less often."""
+    idle_poll_max_s: float = 5.0
     queue_timeout_s: float = 300.0
+    """With nothing left to do and the queue unreachable for so long, a run gives up."""
     answer_s: float = 20.0
     """A database that says nothing for longer is taken for unreachable; every verb of a run takes far less."""
+    last_record_s: float = 10.0
+    """What the end of an allocation leaves for the last outputs and records, after the grace and the kill."""
 
     def __post_init__(self) -> None:
         assert self.lease_s > self.silent_s > 3 * self.heartbeat_every_s

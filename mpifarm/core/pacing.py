@@ -42,12 +42,21 @@ class Rate:
         self._at = now
 
 
-def lease_tasks(*, slots: int, per_s: float, stock: int, unmet: int, horizon_s: float, tasks_max: int) -> int:
-    """Tasks to lease now so that `horizon_s` seconds of work lie in stock; 0 while half of that is there.
+def lease_tasks(*, wanted: int, idle: int, stock: int, share: int | None, tasks_max: int) -> int:
+    """Tasks to lease now so that `wanted` lie in stock; 0 while half of that is there and no core waits.
 
-    unmet: cores that leaders asked work for and did not get (a task needs at least one).
+    idle: tasks that cores were asked for and not given. share: of what is left in the queue, this run's by its slots,
+    None when not known. As it shrinks no run takes more than its share, so that all run dry together; cores that wait
+    get theirs first.
     """
-    target = max(int(per_s * horizon_s), min(2 * slots, unmet))
-    if stock > target // 2 and not unmet:
+    if stock > wanted // 2 and not idle:
         return 0
-    return max(0, min(target + unmet - stock, tasks_max))
+    tasks = wanted + idle - stock
+    if share is not None:
+        tasks = min(tasks, max(share - stock, min(idle, share)))
+    return max(0, min(tasks, tasks_max))
+
+
+def share_of(left: int, slots: int, others_slots: int) -> int:
+    """A run's part of the tasks that are left, rounded up."""
+    return -(-left * slots // (slots + others_slots))

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections import deque
 
-from mpifarm.core.model import Block, LeaseId
+from mpifarm.core.model import Block, JobId, LeaseId
 
 
 class Stock:
@@ -45,6 +45,21 @@ class Stock:
         """Forget what belongs to this lease."""
         self._blocks = deque(block for block in self._blocks if block.lease != lease)
         self.tasks = sum(len(block.tasks) for block in self._blocks)
+
+    def cancel(self, job: JobId, lo: int, hi: int) -> list[Block]:
+        """Take off the tasks `[lo, hi)` of a job."""
+        cancelled: list[Block] = []
+        kept: deque[Block] = deque()
+        for block in self._blocks:
+            if block.job != job or block.hi <= lo or hi <= block.lo:
+                kept.append(block)
+                continue
+            first, last = max(lo, block.lo) - block.lo, min(hi, block.hi) - block.lo
+            cancelled.append(block.head(last).tail(first))
+            kept.extend(part for part in (block.head(first), block.tail(last)) if part.tasks)
+        self._blocks = kept
+        self.tasks -= sum(len(block.tasks) for block in cancelled)
+        return cancelled
 
     def take_wider(self, cpus: int) -> list[Block]:
         """Take off all blocks of tasks wider than `cpus`; 0 takes everything."""

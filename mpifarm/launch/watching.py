@@ -15,8 +15,8 @@ import signal
 import time
 from math import inf
 
-from mpifarm.core.launching import NOT_LAUNCHED, RETURNED, Launching, Running, may_be_memory, verdict
-from mpifarm.core.messages import Drain, LinkMessage, NotStarted, Setup, Start
+from mpifarm.core.launching import Launching, Running, Unbegun, may_be_memory, unlaunched, verdict
+from mpifarm.core.messages import Cancel, Drain, LinkMessage, NotStarted, Setup, Start
 from mpifarm.core.model import FailureClass, Limits
 from mpifarm.launch.link import Link
 from mpifarm.launch.memory_killer import MemoryKiller
@@ -44,7 +44,8 @@ class Watch:
         self._link = link
         self._child_fd = child_fd
         self._guard_fd = guard_fd
-        self._launching = Launching(setup.slots, Limits().term_to_kill_s)
+        must_end_by = setup.must_end_by - time.time() + time.monotonic()
+        self._launching = Launching(setup.slots, Limits().term_to_kill_s, must_end_by)
         self._spawner = Spawner(dict(os.environb), setup.node)
         self._seats = make_seats(setup.slots)
         self._by_pid: dict[int, Seat] = {}
@@ -113,14 +114,20 @@ class Watch:
                 for refused in self._launching.add(blocks):
                     self._end_unlaunched(refused, refused.refusal, now)
                 if self._launching.draining:
-                    self._link.send(NotStarted(self._launching.drain(inf, now)))
+                    self._link.send(NotStarted(*self._launching.drain(inf, now)))
             case Drain(grace_s):
                 first = not self._launching.draining
-                spans = self._launching.drain(grace_s, now)
+                unbegun = self._launching.drain(grace_s, now)
                 if first:
-                    self._link.send(NotStarted(spans))
+                    self._link.send(NotStarted(*unbegun))
+            case Cancel(ranges):
+                self._say_unbegun(self._launching.cancel(ranges, now))
             case _:
                 raise AssertionError(message)
+
+    def _say_unbegun(self, unbegun: Unbegun) -> None:
+        if unbegun.spans:
+            self._link.send(NotStarted(*unbegun))
 
     def _mind_the_link(self, now: float) -> None:
         """Watch for the link's being writable while something is pending; stop the flow while it is too much."""
@@ -143,6 +150,7 @@ class Watch:
         take = self._launching.take
         while not self._stalled and (running := take(now)) is not None:
             self._start(running, now, now)
+        self._say_unbegun(self._launching.late())
 
     def _start(self, running: Running, now: float, since: float) -> None:
         """Make a process of an attempt that has its slot, and wanted to start already at `since`."""
@@ -243,7 +251,7 @@ class Watch:
 
     def _end_unlaunched(self, running: Running, reason: str, now: float) -> None:
         block, at = running.block, time.time()
-        result = RETURNED if running.killed_for is FailureClass.WALLTIME else NOT_LAUNCHED
+        result = unlaunched(running.killed_for)
         stderr = os.fsencode(f"mpifarm: {reason}\n")
         attempt = (  # the fields of an EndedAttempt
             block.lease, block.job, running.task, block.attempt, *result, running.slot, block.shape.cpus,

@@ -48,5 +48,8 @@ class Queue(Protocol):
     def close_run(self, run: RunId) -> None:
         """End the run; what it still holds goes back as the next attempt."""
 
+    def another(self) -> Queue:
+        """A second connection to the same queue, for another thread. Raises QueueUnreachable."""
+
     def close(self) -> None:
         """Let the database go; ends no run."""

@@ -135,6 +135,10 @@ class Database:
             self.close()
             raise
 
+    def another(self) -> Database:
+        """A second connection to the same server, for another thread; this one must outlive it."""
+        return Database(Dsn(self._text, self._dsn.source), self._verify, self._answer_s)
+
     def close(self) -> None:
         if self._connection is not None:
             self._connection.close()

@@ -1,57 +1,44 @@
 """The queue in dictionaries: the twin of `queue.postgres` for tests and simulation. No I/O; the clock is passed in.
 
 Plain rather than fast: what a lease still owns is a set of task numbers, so that this file can be believed by reading.
+Beside the verbs of a run it has those of people, as `queue.client` has them.
 """
 
 from __future__ import annotations
 
 from bisect import insort
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator
-from dataclasses import dataclass, field
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from dataclasses import dataclass, field, replace
 
-from mpifarm.core.job import JobText
-from mpifarm.core.model import Block, FailureClass, JobId, LeaseId, RunId, Shape, Span, State, TaskText
-from mpifarm.core.verbs import Batch, Grant, Order, Outcome, Return, RunInfo
+from mpifarm.core.job import JobText, Policy
+from mpifarm.core.model import Block, FailureClass, JobId, LeaseId, RunId, Span, State
+from mpifarm.core.verbs import Batch, CancelTasks, DrainRun, Grant, Order, Outcome, Return, RunInfo
 from mpifarm.errors import QueueError
+from mpifarm.queue.lines import Cancelled
+from mpifarm.queue.memory_places import PartLike, Places, Range
 from mpifarm.queue.ranges import RANGES_MAX, SILENT_S, check_batch, merged, runs_of
-
-
-@dataclass(slots=True)
-class _Job:
-    text: JobText
-    tasks: list[TaskText]
-    mean_bytes: float
-    priority: int = 0
-    held: bool = False
-
-
-@dataclass(slots=True, order=True)
-class _Ready:
-    """Claimable tasks `[lo, hi)` of one job."""
-
-    lo: int
-    hi: int
-    attempt: int = field(compare=False)
-    shape: Shape = field(compare=False)
 
 
 @dataclass(slots=True)
 class _Lease:
     run: RunId
     job: JobId
-    attempt: int
-    shape: Shape
+    part: Range
     left: set[int]
     """Tasks it still owns."""
+    cancelled: set[int] = field(default_factory=set)
+    """Tasks its run was ordered to end: they never become ready again."""
 
 
 @dataclass(slots=True)
 class _Run:
     info: RunInfo
+    began: float
     beat: float
     ended: bool = False
     file: str = ""
+    orders: list[Order] = field(default_factory=list)
 
 
 class MemoryQueue:
@@ -59,63 +46,97 @@ class MemoryQueue:
 
     def __init__(self, now: Callable[[], float]) -> None:
         self._now = now
-        self._jobs: dict[JobId, _Job] = {}
-        self._ready: dict[JobId, list[_Ready]] = {}
+        self._places = Places()
         self._leases: dict[LeaseId, _Lease] = {}
         self._runs: dict[RunId, _Run] = {}
         self._returned: dict[LeaseId, list[Return]] = {}
         self._leases_given = 0
-        self.outcomes: dict[tuple[JobId, int], Outcome] = {}
+
+    @property
+    def outcomes(self) -> dict[tuple[JobId, int], Outcome]:
         """By (job, task): what was recorded, for good."""
+        return self._places.outcomes
 
-    # --- jobs ------------------------------------------------------------------------------------------------
+    # --- what people do --------------------------------------------------------------------------------------
 
-    def add_job(self, name: str, parts: Iterable[tuple[Shape, list[TaskText]]], cwd: bytes = b"/") -> JobId:
+    def add_job(
+        self,
+        name: str,
+        parts: Iterable[PartLike],
+        cwd: bytes = b"/",
+        *,
+        policy: Policy | None = None,
+        tags: Mapping[str, str] | None = None,
+        max_fails: int | None = None,
+    ) -> JobId:
         """Submit."""
-        job = JobId(len(self._jobs) + 1)
-        tasks: list[TaskText] = []
-        ready: list[_Ready] = []
-        for shape, texts in parts:
-            lo = len(tasks) + 1
-            tasks += texts
-            if ready and ready[-1].shape == shape:
-                ready[-1].hi = len(tasks) + 1
-            else:
-                ready.append(_Ready(lo, len(tasks) + 1, 1, shape))
-        mean = sum(len(task.command) for task in tasks) / len(tasks)
-        self._jobs[job] = _Job(JobText(job, name, cwd), tasks, max(1.0, mean))
-        self._ready[job] = ready
+        job = JobId(len(self._places.jobs) + 1)
+        self._places.add(JobText(job, name, cwd, policy or Policy()), tags or {}, max_fails, parts)
         return job
 
     def set_priority(self, job: JobId, priority: int) -> None:
-        self._jobs[job].priority = priority
+        self._places.jobs[job].priority = priority
 
     def set_held(self, job: JobId, held: bool) -> None:
-        self._jobs[job].held = held
+        self._places.jobs[job].held = held
 
     def counts(self, job: JobId) -> Counter[str]:
         """Tasks of a job by state, as `report` names them."""
         counts = Counter(State(row.state).name.lower() for (of, _), (row, _, _) in self.outcomes.items() if of == job)
-        counts["pending"] = sum(part.hi - part.lo for part in self._ready[job])
+        for state, places in (
+            ("pending", self._places.ready),
+            ("waiting", self._places.waiting),
+            ("cancelled", self._places.cancelled),
+        ):
+            counts[state] += sum(part.hi - part.lo for part in places[job])
         counts["running"] = sum(len(lease.left) for lease in self._leases.values() if lease.job == job)
         return +counts
 
-    # --- the verbs -------------------------------------------------------------------------------------------
+    def cancel(self, job: JobId, lo: int = 1, hi: int = 1 << 31) -> Cancelled:
+        """What no run holds will not begin; runs that hold others are ordered to end them."""
+        tasks = self._places.cancel(job, lo, hi)
+        asked, runs = 0, set[RunId]()
+        for lease in self._leases.values():
+            if lease.job == job and (held := {task for task in lease.left if lo <= task < hi}):
+                asked += len(held)
+                lease.cancelled |= held
+                runs.add(lease.run)
+        for run in runs:
+            self._runs[run].orders.append(CancelTasks(job, lo, hi))
+        return Cancelled(tasks, asked, tuple(sorted(runs)))
+
+    def drain(self, run: RunId, *, now: bool = False) -> bool:
+        """Ask a run to end. False: it is not live."""
+        live = not self._runs[run].ended and not self._silent(run)
+        if live:
+            self._runs[run].orders.append(DrainRun(now))
+        return live
+
+    def retry(self, job: JobId, lo: int = 1, hi: int = 1 << 31) -> int:
+        """What did not succeed runs again, and so does what was cancelled for that."""
+        return self._places.retry(job, lo, hi)
+
+    # --- the verbs of a run ----------------------------------------------------------------------------------
 
     def open_run(self, run: RunInfo) -> RunId:
         number = RunId(len(self._runs) + 1)
-        self._runs[number] = _Run(run, self._now())
+        self._runs[number] = _Run(run, self._now(), self._now())
         return number
 
     def name_file(self, run: RunId, path: str) -> None:
         self._runs[run].file = path
 
     def lease(self, run: RunId, tasks_max: int, bytes_max: int, cpus_max: int) -> Grant:
-        if self._runs[run].ended:
+        its = self._runs[run]
+        if its.ended:
             raise QueueError(f"run {run} has ended; it can lease nothing")
+        jobs = self._jobs_of(its.info)
+        left_s = float("inf") if its.info.seconds_left is None else its.info.seconds_left - (self._now() - its.began)
+        fitting = [(job, part) for job in jobs for part in self._places.ready[job] if part.shape.cpus <= cpus_max]
+        long = sum(part.hi - part.lo for _, part in fitting if part.shape.time_limit_s > left_s)
         blocks: list[Block] = []
-        for job, part in [pair for pair in self._claimable() if pair[1].shape.cpus <= cpus_max][:RANGES_MAX]:
-            mean_bytes = self._jobs[job].mean_bytes
+        for job, part in [pair for pair in fitting if pair[1].shape.time_limit_s <= left_s][:RANGES_MAX]:
+            mean_bytes = self._places.jobs[job].mean_bytes
             fits = int(bytes_max / mean_bytes) if blocks else max(1, int(bytes_max / mean_bytes))
             take = min(part.hi - part.lo, tasks_max, fits)
             if take <= 0:
@@ -123,31 +144,38 @@ class MemoryQueue:
             tasks_max -= take
             bytes_max -= int(take * mean_bytes)
             blocks.append(self._take(run, job, part, take))
-        left = [part for _, part in self._claimable()]
+        left = [part for job in jobs for part in self._places.ready[job]]
+        others = [other for other in self._runs if other != run and not self._silent(other)]
         return Grant(
             blocks=tuple(blocks),
-            jobs=tuple(self._jobs[job].text for job in dict.fromkeys(block.job for block in blocks)),
-            ready_left=sum(part.hi - part.lo for part in left if part.shape.cpus <= cpus_max),
+            jobs=tuple(self._places.jobs[job].text for job in dict.fromkeys(block.job for block in blocks)),
+            ready_left=sum(part.hi - part.lo for part in left if part.shape.cpus <= cpus_max) - long,
             too_wide=sum(part.hi - part.lo for part in left if part.shape.cpus > cpus_max),
             silent=sum(len(own.left) for own in self._leases.values() if own.run != run and self._silent(own.run)),
+            too_long=long,
+            waiting=sum(part.hi - part.lo for job in jobs for part in self._places.waiting[job]),
+            others_slots=sum(self._runs[other].info.slots for other in others),
         )
 
-    def _claimable(self) -> Iterator[tuple[JobId, _Ready]]:
-        """Ready ranges in the order they are given out."""
-        for job in sorted(self._jobs, key=lambda job: (-self._jobs[job].priority, job)):
-            if not self._jobs[job].held:
-                for part in self._ready[job]:
-                    yield job, part
+    def _jobs_of(self, info: RunInfo) -> list[JobId]:
+        """The jobs a run may take from, in the order it does."""
+        routes: dict[JobId, int] = {}
+        for number, job in self._places.jobs.items():
+            fits = [nth for nth, word in enumerate(info.tags) if _matches(word, job.tags)] if info.tags else [0]
+            if fits and not job.held and (not info.jobs or job.text.name in info.jobs):
+                routes[number] = fits[0]
+        return sorted(routes, key=lambda job: (routes[job], -self._places.jobs[job].priority, job))
 
-    def _take(self, run: RunId, job: JobId, part: _Ready, count: int) -> Block:
+    def _take(self, run: RunId, job: JobId, part: Range, count: int) -> Block:
         self._leases_given += 1
         lease = LeaseId(self._leases_given)
-        lo, hi = part.lo, part.lo + count
-        part.lo = hi
+        taken = replace(part, hi=part.lo + count)
+        part.lo = taken.hi
         if part.lo == part.hi:
-            self._ready[job].remove(part)
-        self._leases[lease] = _Lease(run, job, part.attempt, part.shape, set(range(lo, hi)))
-        return Block(lease, job, part.attempt, part.shape, lo, self._jobs[job].tasks[lo - 1 : hi - 1])
+            self._places.ready[job].remove(part)
+        self._leases[lease] = _Lease(run, job, taken, set(range(taken.lo, taken.hi)))
+        texts = self._places.jobs[job].tasks[taken.lo - 1 : taken.hi - 1]
+        return Block(lease, job, taken.attempt, taken.shape, taken.lo, texts, taken.fails, taken.crashes)
 
     def _silent(self, run: RunId) -> bool:
         return self._runs[run].ended or self._now() - self._runs[run].beat > SILENT_S
@@ -169,6 +197,11 @@ class MemoryQueue:
         for lease in batch.done:
             if lease in alive and not self._leases[lease].left:
                 del self._leases[lease]
+        self._places.settle()
+        for number in {row.job for row, _, _ in batch.outcomes if row.state == State.FAILED}:
+            limit = self._places.jobs[number].max_fails
+            if limit is not None and self.counts(number)["failed"] > limit:
+                self.cancel(number)
         return refused
 
     def _recorded(self, lease: LeaseId, batch: Batch, returned: list[Return]) -> bool:
@@ -185,11 +218,15 @@ class MemoryQueue:
         lease = self._leases[span.lease]
         lease.left.difference_update(range(span.lo, span.hi))
         self._returned.setdefault(span.lease, []).append(part)
-        insort(self._ready[lease.job], _Ready(span.lo, span.hi, span.attempt, lease.shape))
+        for lo, hi, never in _runs_by(range(span.lo, span.hi), lease.cancelled):
+            back = Range(lo, hi, span.attempt, lease.part.shape, span.fails, span.crashes)
+            never = never or part.failure is FailureClass.CANCELLED
+            insort((self._places.cancelled if never else self._places.ready)[lease.job], back)
 
     def renew(self, run: RunId) -> tuple[Order, ...]:
         self._runs[run].beat = self._now()
-        return ()
+        orders, self._runs[run].orders = tuple(self._runs[run].orders), []
+        return orders
 
     def expire(self, lease_s: float) -> int:
         dead = {number for number, run in self._runs.items() if run.ended or self._now() - run.beat > lease_s}
@@ -199,6 +236,9 @@ class MemoryQueue:
         self._runs[run].ended = True
         self._put_back({run})
 
+    def another(self) -> MemoryQueue:
+        return self
+
     def close(self) -> None:
         pass
 
@@ -207,22 +247,34 @@ class MemoryQueue:
         count = 0
         for number, lease in [(n, lease) for n, lease in self._leases.items() if lease.run in runs]:
             count += len(lease.left)
+            charged = lease.part.fails, lease.part.crashes
             for lo, hi in runs_of(sorted(lease.left)):
-                self._return(Return(Span(number, lease.job, lo, hi, lease.attempt + 1), FailureClass.LOST))
+                self._return(
+                    Return(Span(number, lease.job, lo, hi, lease.part.attempt + 1, *charged), FailureClass.LOST)
+                )
             del self._leases[number]
+        self._places.settle()
         return count
 
     # --- proof -----------------------------------------------------------------------------------------------
 
     def check(self) -> None:
         """Asserts that every task is in exactly one place."""
-        places = Counter(self.outcomes.keys())
-        for job, parts in self._ready.items():
-            for part in parts:
-                assert part.lo < part.hi
-                places.update((job, task) for task in range(part.lo, part.hi))
+        places = self._places.located()
         for lease in self._leases.values():
             places.update((lease.job, task) for task in lease.left)
-        tasks = {(job, task) for job, of in self._jobs.items() for task in range(1, len(of.tasks) + 1)}
-        assert places.keys() == tasks
+        jobs = self._places.jobs.items()
+        assert places.keys() == {(job, task) for job, of in jobs for task in range(1, len(of.tasks) + 1)}
         assert all(count == 1 for count in places.values())
+
+
+def _runs_by(tasks: range, chosen: set[int]) -> Iterator[tuple[int, int, bool]]:
+    """The tasks as ranges `(lo, hi, chosen)`."""
+    for which in (False, True):
+        for lo, hi in runs_of(task for task in tasks if (task in chosen) is which):
+            yield lo, hi, which
+
+
+def _matches(word: str, tags: Mapping[str, str]) -> bool:
+    name, equals, value = word.partition("=")
+    return word == "*" or word in tags or (bool(equals) and tags.get(name) == value)

@@ -48,6 +48,10 @@ class PostgresQueue:
         """Raises QueueUnreachable, SchemaError, SiteError."""
         return cls(Database(dsn, answer_s=Limits().answer_s))
 
+    def another(self) -> PostgresQueue:
+        """A second connection to the same queue, for another thread. Raises as `connect`."""
+        return PostgresQueue(self._database.another())
+
     def close(self) -> None:
         self._database.close()
 

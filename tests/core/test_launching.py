@@ -98,14 +98,12 @@ def test_drain_returns_what_waits_and_ends_what_runs() -> None:
     launching = Launching(2, term_to_kill_s=2.0)
     launching.add([block(1, 3), block(10, 2, limit_s=1.0)])
     attempts = [launching.take(0.0), launching.take(0.0)]
-    assert launching.drain(5.0, now=1.0) == (
-        Span(LeaseId(1), JobId(1), 3, 4, 1),
-        Span(LeaseId(10), JobId(1), 10, 12, 1),
-    )
+    spans = Span(LeaseId(1), JobId(1), 3, 4, 1), Span(LeaseId(10), JobId(1), 10, 12, 1)
+    assert launching.drain(5.0, now=1.0) == (spans, 3)
     assert launching.take(1.0) is None and launching.draining
     assert launching.next_due == 6.0
-    assert launching.drain(60.0, now=2.0) == () and launching.next_due == 6.0
-    assert launching.drain(1.0, now=2.0) == () and launching.next_due == 3.0
+    assert launching.drain(60.0, now=2.0) == ((), 0) and launching.next_due == 6.0
+    assert launching.drain(1.0, now=2.0) == ((), 0) and launching.next_due == 3.0
     assert launching.due(3.0) == [(attempt, False) for attempt in attempts]
     assert {a.killed_for for a in attempts if a} == {FailureClass.WALLTIME}
     launching.free(0)
@@ -185,7 +183,7 @@ def test_every_task_ends_exactly_once(slots: int, steps: list[tuple[str, int, in
                     assert attempt.slot in launching.running
                 assert launching.next_due > now
             case "drain":
-                for span in launching.drain(number, now):
+                for span in launching.drain(number, now).spans:
                     gone += range(span.lo, span.hi)
             case _:
                 pass  # nothing runs, or too late to add

@@ -110,7 +110,7 @@ def test_a_stopped_task_is_ended_too(node: OneNode) -> None:
 def test_close_ends_everything(make_node: Make, tmp_path: Path) -> None:
     node = make_node()
     node.start("echo $$ > one; exec sleep 1000", "trap '' TERM; echo $$ > two; while :; do :; done")
-    until(lambda: (tmp_path / "one").exists() and (tmp_path / "two").exists())
+    until(lambda: all((tmp_path / name).exists() and (tmp_path / name).read_text() for name in ("one", "two")))
     pids = [int((tmp_path / name).read_text()) for name in ("one", "two")]
     node.close()
     assert not node.launcher.alive

@@ -16,6 +16,7 @@ from typing import Any
 
 from mpifarm.core import actions as act
 from mpifarm.core.dispatcher import Dispatcher
+from mpifarm.core.ending import RunTerms
 from mpifarm.core.launching import EndedAttempt, Launching, Running, verdict
 from mpifarm.core.leader import Leader
 from mpifarm.core.messages import (
@@ -63,7 +64,7 @@ class Launcher:
                 for refused in self.machine.add(blocks):
                     self._say_ended(refused, 256, b"refused")
             case Drain(grace_s):
-                self._say(NotStarted(self.machine.drain(grace_s, world.now)))
+                self._say(NotStarted(*self.machine.drain(grace_s, world.now)))
         self._start()
         self._look()
 
@@ -128,7 +129,7 @@ class Run:
             RunInfo("sim", len(world.runs) + 1, "boot", "", "", "", len(slots), len(leaders), sum(slots))
         )
         pairs = list(zip(self.roles.leaders, slots))
-        self.dispatcher = Dispatcher(pairs, self.roles.recorder, 20.0, LIMITS, world.now)
+        self.dispatcher = Dispatcher(pairs, self.roles.recorder, RunTerms(20.0), LIMITS, world.now)
         self.machines: dict[tuple[int, Role], Any] = {
             (0, Role.DISPATCHER): self.dispatcher,
             (self.roles.recorder, Role.RECORDER): Recorder(LIMITS),

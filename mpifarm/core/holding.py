@@ -1,0 +1,83 @@
+"""What a run holds: the stock, the leaders' hands and the ledger, always moved together. Pure."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from mpifarm.core.actions import Action, Say, Send
+from mpifarm.core.dealer import Dealer
+from mpifarm.core.ledger import Ledger
+from mpifarm.core.messages import Cancel
+from mpifarm.core.model import Block, LeaseId, Span
+from mpifarm.core.verbs import CancelTasks, Grant
+
+
+class Holding:
+    """Leased tasks from the grant to their end. Actions are what to send to leaders, and what to say."""
+
+    def __init__(self, slots: Sequence[tuple[int, int]], now: float) -> None:
+        """slots: (rank, slots) of every leader, by node number."""
+        self.dealer = Dealer(slots, now)
+        self.ledger = Ledger()
+        self._orders_while_asking: list[CancelTasks] = []
+        self._told: set[CancelTasks] = set()
+
+    @property
+    def stock(self) -> int:
+        """Tasks that no leader has."""
+        return self.dealer.stock.tasks
+
+    def grant(self, grant: Grant, *, keep: bool) -> list[Action]:
+        """Leased tasks come in; `keep` false: to go back at once."""
+        self.dealer.learn(grant.jobs)
+        self.ledger.learn(grant.jobs)
+        for block in grant.blocks:
+            self.ledger.lease(block)
+            if keep:
+                self.dealer.stock.add(block)
+            else:
+                self._put_back([block])
+        # Leased before these orders came, perhaps, and told after.
+        orders, self._orders_while_asking = self._orders_while_asking, []
+        return [action for order in orders for action in self.cancel(order, asking=False)]
+
+    def deal(self) -> list[Action]:
+        """To leaders, what they asked for."""
+        deals = self.dealer.deal()
+        for rank, deal in deals:
+            for block in deal.blocks:
+                self.ledger.deal(rank, block)
+        return [Send(rank, deal) for rank, deal in deals]
+
+    def give_back_stock(self) -> None:
+        self._put_back(self.dealer.stock.take_wider(0))
+
+    def refuse(self, lease: LeaseId) -> None:
+        """The queue has taken it back."""
+        self.dealer.stock.drop(lease)
+        self.ledger.refuse(lease)
+
+    def lose(self, rank: int, now: float) -> int:
+        """A leader is gone, and with it so many tasks."""
+        node = self.dealer.node_of(rank)
+        self._put_back(self.dealer.lose(rank))
+        return self.ledger.lose(rank, node, now)
+
+    def cancel(self, order: CancelTasks, *, asking: bool) -> list[Action]:
+        """`asking`: a lease is under way that may bring more of these."""
+        if asking:
+            self._orders_while_asking.append(order)
+        held = self.ledger.cancel(order)
+        stock = self.dealer.stock.cancel(*order)
+        self._put_back(stock)
+        ranks = [rank for rank in self.dealer.ranks if rank in held]
+        actions: list[Action] = [Send(rank, Cancel(tuple(held[rank]))) for rank in ranks]
+        tasks = sum(len(block.tasks) for block in stock) + sum(hi - lo for rank in ranks for _, lo, hi in held[rank])
+        if tasks and order not in self._told:
+            self._told.add(order)
+            actions.append(Say(f"cancelled, as ordered: {tasks:,} tasks"))
+        return actions
+
+    def _put_back(self, blocks: list[Block]) -> None:
+        for b in blocks:
+            self.ledger.put_back(Span(b.lease, b.job, b.lo, b.hi, b.attempt, b.fails, b.crashes))

@@ -1,0 +1,91 @@
+"""When the dispatcher asks the queue for tasks, and for how many: from pace, slots, what is left, and how long the
+queue takes to answer. Pure.
+
+Long tasks are leased about as many as there are slots, so that nothing is hoarded behind a busy core; short ones
+`Limits.stock_s` ahead, plus the time the queue takes, so that no core waits for an answer.
+"""
+
+from __future__ import annotations
+
+from mpifarm.core.model import Limits
+from mpifarm.core.pacing import Rate, lease_tasks, share_of
+from mpifarm.core.verbs import Grant
+
+_WEIGHT = 0.2
+"""Of the newest in the moving averages."""
+
+
+class Leasing:
+    """The dispatcher's side of `lease`. One ask is under way at a time."""
+
+    def __init__(self, limits: Limits, now: float) -> None:
+        self._limits = limits
+        self._rate = Rate(now)
+        self._ran = 0  # attempts whose durations are known
+        self._ran_s = 0.0  # slot seconds of theirs, forgotten slowly
+        self._cpus_per_task = 1.0
+        self._answer_s = 0.0
+        self._asked_at = self._answered_at = self._work_at = now
+        self._left: int | None = None
+        self._others_slots = 0
+        self.asking = False
+        self.dry: Grant | None = None
+        """The last answer, when it brought nothing and nothing has happened since that may bring something."""
+        self.ready_left = 0
+
+    def ran(self, tasks: int, core_s: float, now: float) -> None:
+        """Attempts have ended; together they held cores for so long."""
+        self._rate.add(tasks, now)
+        if self._ran > 100:
+            self._ran, self._ran_s = self._ran // 2, self._ran_s / 2
+        self._ran += tasks
+        self._ran_s += core_s
+
+    def granted(self, grant: Grant, now: float) -> None:
+        self.asking = False
+        self._answer_s += _WEIGHT * (now - self._asked_at - self._answer_s)
+        self._answered_at = now
+        self.ready_left = grant.ready_left
+        self._left, self._others_slots = grant.ready_left, grant.others_slots
+        if grant.blocks:
+            self._work_at = now
+            cpus = [(block.shape.cpus, len(block.tasks)) for block in grant.blocks]
+            mean = sum(width * count for width, count in cpus) / sum(count for _, count in cpus)
+            self._cpus_per_task += _WEIGHT * (mean - self._cpus_per_task)
+        self.dry = None if grant.blocks else grant
+
+    def stir(self) -> None:
+        """Something may be claimable now: the last answer counts no more."""
+        self.dry = None
+
+    def tasks(self, *, slots: int, unmet: int, stock: int, left_s: float, now: float) -> int:
+        """How many to ask for now; 0: none. unmet: cores without work; left_s: seconds in which tasks may start."""
+        if self.asking or now - self._answered_at < self._poll_s(now):
+            return 0
+        horizon_s = min(self._limits.stock_s + 2 * self._answer_s, max(left_s, 0.0))
+        idle = -(-unmet // max(1, round(self._cpus_per_task)))
+        share = share_of(self._left, slots, self._others_slots) if self._left else None
+        return lease_tasks(
+            wanted=int(self._per_s(slots) * horizon_s),
+            idle=idle,
+            stock=stock,
+            share=share,
+            tasks_max=self._limits.block_tasks_max,
+        )
+
+    def asked(self, now: float) -> None:
+        self.asking = True
+        self._asked_at = now
+
+    def _per_s(self, slots: int) -> float:
+        """Tasks per second: as measured, but no more than durations allow, since tasks that ended in a burst are no
+        sign of haste."""
+        if not self._ran_s:
+            return self._rate.per_s
+        return min(self._rate.per_s, slots * self._ran / self._ran_s)
+
+    def _poll_s(self, now: float) -> float:
+        if self.dry is None:
+            return 0.0
+        longest = self._limits.idle_poll_max_s
+        return min(self._limits.idle_poll_s + (now - self._work_at) / 20, longest)
