@@ -34,6 +34,10 @@ def machine() -> str:
     return f"{len(os.sched_getaffinity(0))} cores, {model}, {platform.system()} {platform.release()}"
 
 
+def now() -> str:
+    return datetime.datetime.now(datetime.timezone.utc).strftime("%Y-%m-%dT%H:%M:%SZ")
+
+
 def emit(benchmark: str, figure: str, value: float, unit: str, **more: object) -> None:
     """Print one figure as a JSON line."""
     line = {
@@ -44,7 +48,7 @@ def emit(benchmark: str, figure: str, value: float, unit: str, **more: object) -
         **more,
         "machine": machine(),
         "commit": commit(),
-        "date": datetime.datetime.now(datetime.timezone.utc).strftime("%Y-%m-%dT%H:%M:%SZ"),
+        "date": now(),
         "python": platform.python_version(),
     }
     print(json.dumps(line), flush=True)

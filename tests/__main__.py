@@ -2,7 +2,7 @@
 
 python -m tests            everything but the long campaigns: style, types, pure, Postgres, MPI, whole programs
 python -m tests fast       what needs no server and no MPI: under ten seconds
-python -m tests torture    the long campaigns; their last result is kept in tests/torture.jsonl
+python -m tests torture    the long campaigns; each that ends well appends a line to tests/torture.jsonl
 """
 
 from __future__ import annotations

@@ -25,10 +25,13 @@ class Pool:
         self.chunk_bytes: int = dataset.chunks[0]
         self._path, self._dataset = path, dataset
         self._kept: OrderedDict[int, bytes] = OrderedDict()
+        self._failed: tuple[int, OutputError] | None = None
+        """The last chunk that could not be read: of many tasks, each would wait for that."""
         self.count = len(dataset) // self.chunk_bytes
         """Chunks, as of the last `refresh`."""
 
     def refresh(self) -> None:
+        self._failed = None
         self._dataset.refresh()
         self.count = len(self._dataset) // self.chunk_bytes
 
@@ -43,12 +46,15 @@ class Pool:
 
     def stored(self, number: int) -> tuple[bool, bytes]:
         """A chunk as it lies in the file, and whether it is deflated."""
+        if self._failed is not None and self._failed[0] == number:
+            raise self._failed[1]
         if number >= self.count:
             raise OutputError(f"run file {self._path} is damaged: it has no chunk {number}")
         try:
             mask, stored = self._dataset.id.read_direct_chunk((number * self.chunk_bytes,))
         except (*FAILURES, OverflowError) as error:
-            raise explain(self._path, "read", error) from error
+            self._failed = number, explain(self._path, "read", error)
+            raise self._failed[1] from error
         return not mask & 1, bytes(stored)
 
     def chunk(self, number: int) -> bytes:

@@ -15,6 +15,8 @@ sees the file as of its opening or its last `refresh`.
 
 from __future__ import annotations
 
+import ctypes
+import os
 import re
 import zlib
 from collections.abc import Iterator
@@ -48,6 +50,10 @@ Rows = np.ndarray[Any, Any]
 BLOCK_ROWS = 16_384
 """Extents looked at in one go: 432 KiB."""
 _STATES, _CLASSES = frozenset(State), frozenset(FailureClass)
+_READ_ATTEMPTS = 28
+"""A SWMR reader takes metadata with a wrong checksum for half written and reads again, after a pause of 1 ns that
+doubles each time: a quarter of a second in all. Left alone HDF5 does it 100 times, which no damaged file sees the end
+of."""
 STREAM_NAMES = {STDOUT: "stdout", STDERR: "stderr"}
 
 
@@ -56,7 +62,7 @@ def open_run(path: str | Path) -> RunFile:
     if "\\udc" in str(path) and not Path(path).exists():  # out of the database (see `queue.texts`): it is no UTF-8
         path = re.sub(r"\\udc([89a-f][0-9a-f])", lambda found: chr(0xDC00 + int(found[1], 16)), str(path))
     try:
-        file = h5py.File(path, "r", swmr=_unfinished(path), rdcc_nbytes=0)
+        file = _open_swmr(path) if _unfinished(path) else h5py.File(path, "r", rdcc_nbytes=0)
     except FAILURES as error:
         raise explain(path, "open", error) from error
     try:
@@ -77,11 +83,25 @@ def open_run(path: str | Path) -> RunFile:
         raise
 
 
+def _open_swmr(path: str | Path) -> h5py.File:
+    access = h5py.h5p.create(h5py.h5p.FILE_ACCESS)
+    access.set_fclose_degree(h5py.h5f.CLOSE_STRONG)
+    access.set_cache(0, 521, 0, 0.75)
+    try:
+        # Not wrapped by h5py, whose library this is.
+        limit = ctypes.CDLL(h5py.h5p.__file__).H5Pset_metadata_read_attempts
+    except (OSError, AttributeError):  # linked in a way that hides it: a damaged file may hang
+        pass
+    else:
+        limit(ctypes.c_int64(access.id), ctypes.c_uint(_READ_ATTEMPTS))
+    flags = h5py.h5f.ACC_RDONLY | h5py.h5f.ACC_SWMR_READ
+    return h5py.File(h5py.h5f.open(os.fsencode(path), flags, access))
+
+
 def _unfinished(path: str | Path) -> bool:
     """Whether a writer has the file open, or died with it: then it must be read as SWMR, and else better not.
 
-    A SWMR reader takes metadata that make no sense for half written and waits for the rest, for ever when a file is
-    truncated. So truncation is looked for here, in the superblock (versions 2 and 3: flags at byte 11, end at 28).
+    Truncation is looked for here, in the superblock (versions 2 and 3: flags at byte 11, end at 28).
     """
     with open(path, "rb") as file:
         head = file.read(36)
@@ -102,9 +122,11 @@ class _Table:
         self._dtype = dataset.dtype
         self._ahead: int = dataset.chunks[0]
         self._lo, self._rows = 0, self._fetch(0, 0)
+        self._failed: tuple[int, int, Exception] | None = None
         self.count = self._used()
 
     def refresh(self) -> None:
+        self._failed = None
         self._dataset.refresh()
         self._lo, self._rows = 0, self._fetch(0, 0)
         self.count = self._used()
@@ -113,8 +135,16 @@ class _Table:
         """Rows [lo, hi), as far as there are any."""
         hi = max(lo, min(hi, self.count))
         if not self._lo <= lo <= hi <= self._lo + len(self._rows):
-            self._rows = self._fetch(lo, max(hi, min(lo + self._ahead, self.count)))
-            self._lo = lo
+            whole = lo - lo % self._ahead  # by whole chunks, so that a damaged one costs no row before it
+            end = min(max(hi, whole + self._ahead), self.count)
+            if self._failed is not None and self._failed[:2] == (whole, end):
+                raise self._failed[2]  # each row of it would wait for that again
+            try:
+                self._rows = self._fetch(whole, end)
+            except FAILURES as error:
+                self._failed = whole, end, error
+                raise
+            self._lo = whole
         return self._rows[lo - self._lo : hi - self._lo]
 
     def _fetch(self, lo: int, hi: int) -> Rows:
