@@ -52,6 +52,15 @@ class Captured:
         """In bytes."""
         return self._entry.length
 
+    @property
+    def dtype(self) -> str | None:
+        """As numpy writes it; None: it is a file."""
+        return self._entry.dtype
+
+    @property
+    def shape(self) -> tuple[int, ...] | None:
+        return self._entry.shape
+
     def pieces(self) -> Iterator[bytes]:
         """The content in pieces of at most 64 KiB. Raises OutputError at the end when it is not what was captured."""
         size = checksum = 0
