@@ -116,6 +116,11 @@ def values(run: RunFile, attempt: AttemptRow) -> dict[str, Captured]:
     return _of_stream(run, attempt, VALUES)
 
 
+def everything(run: RunFile, attempt: AttemptRow) -> list[Captured]:
+    """Files and arrays."""
+    return [Captured(run, attempt, entry) for entry in contents(run, attempt).entries]
+
+
 def _of_stream(run: RunFile, attempt: AttemptRow, stream: int) -> dict[str, Captured]:
     entries = contents(run, attempt).entries
     return {entry.name: Captured(run, attempt, entry) for entry in entries if entry.stream == stream}

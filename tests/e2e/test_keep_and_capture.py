@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import json
 import os
-import subprocess
 import sys
 from pathlib import Path
 
@@ -14,23 +12,20 @@ import pytest
 
 import mpifarm
 from mpifarm.core.job import Policy
-from tests.fix_farm import DEADLINE_S, Farm
-from tests.fix_mpi import mpiexec
+from mpifarm.core.model import Part, Shape, TaskText
+from mpifarm.queue.client import Client
+from mpifarm.queue.dsn import Dsn
+from mpifarm.queue.lines import Terms
+from tests.fix_farm import Farm
 
 pytestmark = [pytest.mark.postgres, pytest.mark.mpi_outside]
 
 
-def run(farm: Farm, ranks: int, policy: Policy) -> None:
-    """A whole run on `farm`, whose jobs have this policy."""
-    subprocess.run(
-        [mpiexec(), "-n", str(ranks), sys.executable, "-m", "tests.e2e.with_policy", "--cpus", "2"],
-        cwd=farm.cwd,
-        env={**farm.environ, "TEST_POLICY": json.dumps(policy.to_json())},
-        timeout=DEADLINE_S,
-        check=True,
-        stdin=subprocess.DEVNULL,
-        capture_output=True,
-    )
+def submit(farm: Farm, lines: list[str], policy: Policy) -> None:
+    """A job `job` of these lines with this policy."""
+    part = Part(Shape(), [TaskText(line.encode()) for line in lines])
+    with Client.connect(Dsn(farm.environ["MPIFARM_DSN"], "test")) as client:
+        client.submit_on(Terms("job", policy=policy), "lines", os.fsencode(farm.cwd), [part])
 
 
 LINES = ["echo good", "echo bad; echo why >&2; exit 2", "seq 100000", "sleep 0.1; seq 100000; exit 1"]
@@ -39,8 +34,8 @@ SEQUENCE = b"".join(b"%d\n" % number for number in range(1, 100_001))
 
 @pytest.mark.parametrize(("ranks", "keep"), [(1, "tail:64K"), (2, "failed"), (5, "none")])
 def test_keep(farm: Farm, ranks: int, keep: str) -> None:
-    farm.submit(LINES)
-    run(farm, ranks, Policy(keep=keep))
+    submit(farm, LINES, Policy(keep=keep))
+    farm.run("run", "--cpus", "2", ranks=ranks)
     out, err = farm.run("report", "job", "--tasks", "1-4")
     kept = {
         "none": [b"", b"", b"", b""],
@@ -54,6 +49,7 @@ def test_keep(farm: Farm, ranks: int, keep: str) -> None:
         "tail:64K": "task 3-4: only the end of its stdout was kept",
     }
     assert said[keep] in err
+    farm.run("verify", "job")
     assert [task["state"] for task in farm.tasks()] == ["succeeded", "failed", "succeeded", "failed"]
     with mpifarm.open_run(farm.cwd / "run-1.h5") as file:
         assert [file.stdout(task) for task in (1, 2, 3, 4)] == kept
@@ -63,19 +59,18 @@ def test_keep(farm: Farm, ranks: int, keep: str) -> None:
         assert len(plain["bytes"]) == {"none": 0}.get(keep, len(plain["bytes"]))
 
 
-SAVE = "import numpy; numpy.save(f'out-{}.npy', numpy.arange({}).reshape(2, -1))"
-
-
 @pytest.mark.parametrize("ranks", [1, 2, 5])
 def test_capture(farm: Farm, ranks: int, monkeypatch: pytest.MonkeyPatch) -> None:
     (farm.cwd / "save.py").write_text(
         "import numpy, sys; n = int(sys.argv[1]); numpy.save(f'out-{n}.npy', numpy.arange(2 * n).reshape(2, n))"
     )
     lines = [f"{sys.executable} save.py {number}; echo {number}" for number in (1, 2, 3)]
-    farm.submit([*lines, "true", "head -c 9000000 /dev/urandom | tee out-5.npy | sha256sum; exit 3"])
-    run(farm, ranks, Policy(capture=("out-{task}.npy",)))
+    lines += ["true", "head -c 9000000 /dev/urandom | tee out-5.npy | sha256sum; exit 3"]
+    submit(farm, lines, Policy(capture=("out-{task}.npy",)))
+    farm.run("run", "--cpus", "2", ranks=ranks)
     assert farm.output("1-3") == b"1\n2\n3\n"
     (farm.cwd / "out-1.npy").unlink()
+    farm.run("verify", "job")
     listed, said = farm.run("report", "job.1-5", "--captured")
     assert listed == b"1\t144\tout-1.npy\n2\t160\tout-2.npy\n3\t176\tout-3.npy\n5\t9000000\tout-5.npy\n"
     assert said == "mpifarm: task 4: out-4.npy: no such file was made or changed by the attempt\n"
@@ -86,6 +81,9 @@ def test_capture(farm: Farm, ranks: int, monkeypatch: pytest.MonkeyPatch) -> Non
         assert (farm.cwd / f"again/{number}/out-{number}.npy").read_bytes() == (
             farm.cwd / f"out-{number}.npy"
         ).read_bytes()
+    farm.run("export", "job", "job.h5")
+    assert farm.run("report", "job.h5.1-5", "--captured")[0] == listed
+    farm.run("verify", "job.h5")
     monkeypatch.chdir(farm.cwd)
     monkeypatch.setenv("MPIFARM_DSN", farm.environ["MPIFARM_DSN"])
     with mpifarm.open_job("job") as job:
@@ -98,8 +96,9 @@ def test_capture(farm: Farm, ranks: int, monkeypatch: pytest.MonkeyPatch) -> Non
 
 def test_hostile_files_through_a_run(farm: Farm) -> None:
     hostile = "mkfifo 1a.npy; ln -s /etc/passwd 1b.npy; mkdir 1c.npy; echo ok > $'1\\n\\xff.npy'"
-    farm.submit([hostile, "mkdir many2; cd many2; touch {1..8999}; echo last > x"])
-    run(farm, 2, Policy(capture=("{task}*.npy", "many{task}/*")))
+    lines = [hostile, "mkdir many2; cd many2; touch {1..8999}; echo last > x"]
+    submit(farm, lines, Policy(capture=("{task}*.npy", "many{task}/*")))
+    farm.run("run", "--cpus", "2", ranks=2)
     listed, said = farm.run("report", "job.1", "--captured")
     assert listed == b"1\t3\t1\\n\\udcff.npy\n"
     assert "1a.npy: a named pipe, not taken" in said and "1b.npy: a symbolic link, not taken" in said
