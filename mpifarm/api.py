@@ -15,12 +15,13 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 from mpifarm.core.model import FailureClass, State
 from mpifarm.core.row import STDERR, STDOUT
 from mpifarm.errors import UsageError
-from mpifarm.reporting.outputs import FINAL, Absent, Outputs
+from mpifarm.reporting.outputs import FINAL, Absent, Attempt, Outputs
 from mpifarm.reporting.source import open_source
 
 if TYPE_CHECKING:
     from types import TracebackType
 
+    from mpifarm.output.contents import Captured
     from mpifarm.queue.client import JobSummary, TaskLine
     from mpifarm.reporting.source import Source
 
@@ -93,7 +94,8 @@ class _Readable:
         raise NotImplementedError
 
     def stdout(self, task: Task | int) -> bytes:
-        """All that the task wrote there. Raises mpifarm.FarmError: no outcome yet, no such task, damaged."""
+        """All that the task wrote there, as far as its job kept it (`submit --keep`). Raises mpifarm.FarmError: no
+        outcome yet, no such task, damaged."""
         return b"".join(self.stream(task, STDOUT))
 
     def stderr(self, task: Task | int) -> bytes:
@@ -102,12 +104,46 @@ class _Readable:
 
     def stream(self, task: Task | int, stream: int = STDOUT) -> Iterator[bytes]:
         """Stdout (1) or stderr (2) in pieces of at most 64 KiB, for outputs larger than memory."""
+        attempt = self._attempt(task)
+        return iter(()) if attempt is None else self._outputs.stream(attempt, stream)
+
+    def captured(self, task: Task | int) -> dict[str, Captured]:
+        """The files that the task left and `submit --capture` took, by name; `.bytes` or `.pieces()` of each are its
+        content, `.array` is what a .npy file holds. Raises as `stdout` does.
+
+        >>> import mpifarm
+        >>> with mpifarm.open_run("run-1.h5") as run:
+        ...     sorted(run.captured(3))
+        []
+        """
+        from mpifarm.output.contents import captured
+
+        attempt = self._attempt(task)
+        return {} if attempt is None else captured(self._outputs.file(attempt.path), attempt.row)
+
+    def values(self, task: Task | int) -> dict[str, Any]:
+        """The arrays that the task gave, by name, as numpy arrays. Raises as `stdout` does."""
+        from mpifarm.output.contents import values
+
+        attempt = self._attempt(task)
+        found = {} if attempt is None else values(self._outputs.file(attempt.path), attempt.row)
+        return {name: value.array for name, value in found.items()}
+
+    def notes(self, task: Task | int) -> tuple[str, ...]:
+        """Why something that `submit --capture` named is not there. Raises as `stdout` does."""
+        from mpifarm.output.contents import contents
+
+        attempt = self._attempt(task)
+        return () if attempt is None else contents(self._outputs.file(attempt.path), attempt.row).notes
+
+    def _attempt(self, task: Task | int) -> Attempt | None:
+        """The one that counts; None for a task that was cancelled before it ran."""
         found = self._find(task) if isinstance(task, int) else task
-        if found.state not in FINAL and found.place is None:
-            raise Absent(f"task {found.task} of {found.job} has no outcome yet")
-        if found.place is None:
-            return iter(())
-        return self._outputs.stream(self._outputs.attempt(*found.place), stream)
+        if found.place is not None:
+            return self._outputs.attempt(*found.place)
+        if found.state in FINAL:
+            return None
+        raise Absent(f"task {found.task} of {found.job} has no outcome yet")
 
     def close(self) -> None:
         self._outputs.close()

@@ -52,6 +52,11 @@ def _template(text: str) -> Template:
     help="Write DIR/17.out and, unless empty, DIR/17.err.",
 )
 @click.option(
+    "--captured",
+    is_flag=True,
+    help="Files that tasks left and submit --capture took: their names; with --extract, as DIR/17/NAME.",
+)
+@click.option(
     "--template",
     callback=parsed(_template),
     metavar="NAME",

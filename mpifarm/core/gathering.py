@@ -71,7 +71,8 @@ class Gathering:
         attempt = self._open.get(key)
         if attempt is None:
             attempt = self._open[key] = _Open(self._packer.extent_count)
-        attempt.streams[stream].add(piece, self._limits.stderr_tail_bytes)
+        if stream in attempt.streams:
+            attempt.streams[stream].add(piece, self._limits.stderr_tail_bytes)
         self._packer.add(key, stream, piece)
 
     def end(self, a: EndedAttempt) -> None:
@@ -106,11 +107,13 @@ class Gathering:
     def _add_row(
         self, a: EndedAttempt, out_bytes: int, err_bytes: int, out_crc: int, err_crc: int, extent_lo: int
     ) -> None:
+        flags, out_left, err_left = a.kept or (0, 0, 0)
         self._rows.append(
             ROW.pack(
                 a.lease, a.job, a.task, a.attempt, a.state, a.failure, a.exit_code, a.signal, self._number, a.slot,
                 a.cpus, a.started, a.ended, a.user_s, a.system_s, a.max_rss_kib, a.read_bytes, a.write_bytes,
-                out_bytes, err_bytes, out_crc, err_crc, extent_lo, self._packer.extent_count,
+                out_bytes + out_left, err_bytes + err_left, out_crc, err_crc,
+                extent_lo, self._packer.extent_count, flags,
             )
         )  # fmt: skip
 

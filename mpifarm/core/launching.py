@@ -28,6 +28,15 @@ PASSES_PER_SLOT = 2
 _SIGKILL = 9
 
 
+class Kept(NamedTuple):
+    """What is not as usual with the output of an attempt. `flags`: as in its row; `*_left`: bytes that it wrote and the
+    job does not keep."""
+
+    flags: int
+    stdout_left: int = 0
+    stderr_left: int = 0
+
+
 class EndedAttempt(NamedTuple):
     """How an attempt ended. Crosses the link as a plain tuple of these fields: six times cheaper to pickle.
 
@@ -54,6 +63,8 @@ class EndedAttempt(NamedTuple):
     write_bytes: int
     stdout: bytes
     stderr: bytes
+    kept: tuple[int, int, int] | None = None
+    """The fields of a Kept; None: all was kept, and nothing else was taken."""
 
 
 class Running:
@@ -178,6 +189,13 @@ class Launching:
         """The attempt in `slot` has ended."""
         del self.running[slot]
         self._node.free(slot)
+
+    def outlived(self, slot: int) -> None:
+        """The process in `slot` has ended in time; what is to be done for it now only a drain may cut short."""
+        attempt = self.running[slot]
+        attempt.limit_at = inf
+        if attempt.killed_for is FailureClass.NONE:
+            attempt.signal_at = self._drain_at
 
     def late(self) -> Unbegun:
         """What `take` would have started, had it the time to end. Said once."""

@@ -39,6 +39,7 @@ FIELDS: tuple[tuple[str, str], ...] = (
     ("stderr_crc32", "u4"),
     ("extent_lo", "i8"),  # all extents of the attempt lie in [extent_lo, extent_hi) of `extents`
     ("extent_hi", "i8"),
+    ("flags", "u1"),  # since format 2
 )
 _CODES = {"u1": "B", "u2": "H", "u4": "I", "u8": "Q", "i2": "h", "i8": "q", "f4": "f", "f8": "d"}
 ROW = struct.Struct("<" + "".join(_CODES[code] for _, code in FIELDS))
@@ -53,7 +54,14 @@ EXTENT_FIELDS: tuple[tuple[str, str], ...] = (
 )
 EXTENT = struct.Struct("<" + "".join(_CODES[code] for _, code in EXTENT_FIELDS))
 
-STDOUT, STDERR = 1, 2
+STDOUT, STDERR, CAPTURED, VALUES, CONTENTS = 1, 2, 3, 4, 5
+"""Streams of an attempt. CAPTURED: the files it left, one behind the other; VALUES: arrays, likewise. CONTENTS says
+what lies where in those two, see `mpifarm.core.contents`."""
+
+STDOUT_CUT, STDERR_CUT, HAS_CONTENTS, NOT_ALL_TAKEN = 1, 2, 4, 8
+"""Bits of `flags`. CUT: the job's --keep left some or all of the stream out: its length is what the task wrote, its
+checksum that of what is in the file. NOT_ALL_TAKEN: something that --capture names is not there; the contents say
+why."""
 
 
 class AttemptRow(NamedTuple):
@@ -83,6 +91,7 @@ class AttemptRow(NamedTuple):
     stderr_crc32: int
     extent_lo: int
     extent_hi: int
+    flags: int = 0
 
 
 assert AttemptRow._fields == tuple(name for name, _ in FIELDS)

@@ -31,7 +31,7 @@ class Outbox:
         self._link = link
         self._conclude = conclude
         self._ended: list[EndedProcess] = []
-        self._unlaunched: list[tuple[object, ...]] = []
+        self._concluded: list[tuple[object, ...]] = []
         self._pieces: list[tuple[AttemptId, int, bytes]] = []
         self._log: list[str] = []
         self._bytes = 0
@@ -46,10 +46,14 @@ class Outbox:
         elif self.due_at > now + ENDED_WAIT_S:
             self.due_at = now + ENDED_WAIT_S
 
-    def add_unlaunched(self, attempt: tuple[object, ...], now: float) -> None:
-        """`attempt`: the fields of an EndedAttempt that never became a process."""
-        self._unlaunched.append(attempt)
-        self.due_at = now
+    def add_concluded(self, attempt: tuple[object, ...], size: int, now: float) -> None:
+        """`attempt`: the fields of an EndedAttempt, known already; `size`: of the output in it."""
+        self._concluded.append(attempt)
+        self._bytes += size
+        if len(self._concluded) >= ENDED_MAX or self._bytes >= BYTES_MAX:
+            self.due_at = now
+        elif self.due_at > now + ENDED_WAIT_S:
+            self.due_at = now + ENDED_WAIT_S
 
     def add_piece(self, attempt: AttemptId, stream: int, piece: bytes, now: float) -> None:
         self._pieces.append((attempt, stream, piece))
@@ -68,10 +72,10 @@ class Outbox:
         if self._pieces:
             self._link.send(Pieces(tuple(self._pieces)))
             self._pieces = []
-        if self._ended or self._unlaunched:
-            ended = [*map(self._conclude, self._ended), *self._unlaunched]
+        if self._ended or self._concluded:
+            ended = [*map(self._conclude, self._ended), *self._concluded]
             self._ended.clear()
-            self._unlaunched.clear()
+            self._concluded.clear()
             self._link.send(Ended(tuple(ended)))
         for text in self._log:
             self._link.send(LauncherLog(text))

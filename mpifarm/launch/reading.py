@@ -11,7 +11,7 @@ import select
 from collections.abc import Iterable
 from math import inf
 
-from mpifarm.launch.outbox import Outbox
+from mpifarm.launch.closing import Closing
 from mpifarm.launch.spawning import READ_BYTES, Seat, Stream
 
 WATCH_AFTER_S = 0.02
@@ -21,7 +21,7 @@ REST_S = 0.05
 class Reader:
     """Watches streams in the loop's epoll; what they give goes to the outbox as pieces."""
 
-    def __init__(self, epoll: select.epoll, outbox: Outbox) -> None:
+    def __init__(self, epoll: select.epoll, outbox: Closing) -> None:
         self._epoll = epoll
         self._outbox = outbox
         self._watched: dict[int, tuple[Seat, Stream]] = {}

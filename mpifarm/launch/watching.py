@@ -18,6 +18,7 @@ from math import inf
 from mpifarm.core.launching import Launching, Running, Unbegun, may_be_memory, unlaunched, verdict
 from mpifarm.core.messages import Cancel, Drain, LinkMessage, NotStarted, Setup, Start
 from mpifarm.core.model import FailureClass, Limits
+from mpifarm.launch.closing import Closing
 from mpifarm.launch.link import Link
 from mpifarm.launch.memory_killer import MemoryKiller
 from mpifarm.launch.orphans import Marks, Orphans
@@ -54,7 +55,8 @@ class Watch:
         self._memory_killer = MemoryKiller()
         self._epoll = select.epoll()
         self._outbox = Outbox(link, self._conclude)
-        self._reader = Reader(self._epoll, self._outbox)
+        self._closing = Closing(self._outbox, self._launching, self._conclude)
+        self._reader = Reader(self._epoll, self._closing)
         self._stalled: list[tuple[Running, float]] = []
         """Attempts that hold a slot and wait for a process to be free, and since when."""
         self._retry_at = inf
@@ -92,7 +94,9 @@ class Watch:
                 self._do_due(now)
 
     def _rest_s(self, now: float) -> float | None:
-        self._wake_at = at = min(self._launching.next_due, self._outbox.due_at, self._reader.due_at, self._retry_at)
+        closing_at = inf if self._reader.held else self._closing.due_at
+        due_at = self._launching.next_due, self._outbox.due_at, self._reader.due_at, self._retry_at, closing_at
+        self._wake_at = at = min(due_at)
         return None if at == inf else max(at - now, 0.0)
 
     def _do_due(self, now: float) -> None:
@@ -103,6 +107,8 @@ class Watch:
             self._retry(now)
         if now >= self._reader.due_at:
             self._reader.watch(self._seats)
+        if now >= self._closing.due_at and not self._reader.held:
+            self._closing.step(now)
         if now >= self._outbox.due_at:
             self._outbox.flush()
             self._mind_the_link(now)
@@ -111,6 +117,7 @@ class Watch:
         match message:
             case Start(jobs, blocks):
                 self._spawner.learn(jobs)
+                self._closing.learn(jobs)
                 for refused in self._launching.add(blocks):
                     self._end_unlaunched(refused, refused.refusal, now)
                 if self._launching.draining:
@@ -156,6 +163,7 @@ class Watch:
         """Make a process of an attempt that has its slot, and wanted to start already at `since`."""
         seat = self._seats[running.slot]
         seat.started = time.time()
+        self._closing.begin(running)
         try:
             pid = self._spawner.spawn(running, seat)
         except BlockingIOError:
@@ -219,9 +227,10 @@ class Watch:
                 last = seat.renew()
                 output = output[0] + last[0], output[1] + last[1]
             seat.running = None
-            self._launching.free(running.slot)
-            ended_at = time.time()
-            self._outbox.add_ended((running, seat.started, ended_at, status, usage, *output), now)
+            process = (running, seat.started, time.time(), status, usage, *output)
+            if not self._closing.end(process, now):
+                self._launching.free(running.slot)
+                self._outbox.add_ended(process, now)
         if not self._by_pid and self._launching.idle:
             self._outbox.due_at = now
 
@@ -246,7 +255,7 @@ class Watch:
         return (
             block.lease, block.job, running.task, block.attempt, *result, running.slot, block.shape.cpus,
             started, ended, usage.ru_utime, usage.ru_stime, usage.ru_maxrss,
-            usage.ru_inblock * BLOCK_BYTES, usage.ru_oublock * BLOCK_BYTES, stdout, stderr,
+            usage.ru_inblock * BLOCK_BYTES, usage.ru_oublock * BLOCK_BYTES, stdout, stderr, None,
         )  # fmt: skip
 
     def _end_unlaunched(self, running: Running, reason: str, now: float) -> None:
@@ -255,6 +264,7 @@ class Watch:
         stderr = os.fsencode(f"mpifarm: {reason}\n")
         attempt = (  # the fields of an EndedAttempt
             block.lease, block.job, running.task, block.attempt, *result, running.slot, block.shape.cpus,
-            at, at, 0.0, 0.0, 0, 0, 0, b"", stderr,
+            at, at, 0.0, 0.0, 0, 0, 0, b"", stderr, None,
         )  # fmt: skip
-        self._outbox.add_unlaunched(attempt, now)
+        self._closing.forget(running)
+        self._outbox.add_concluded(attempt, len(stderr), now)

@@ -30,7 +30,8 @@ from mpifarm.core.model import Limits
 from mpifarm.core.row import EXTENT_FIELDS, FIELDS
 from mpifarm.errors import OutputError
 
-FORMAT_VERSION = 1
+FORMAT_VERSION = 2
+"""2 added `flags` to `attempts`, and the streams 3 to 5. Files of format 1 are read as well."""
 VERSION_ATTRIBUTE = "mpifarm_run_file"
 BYTES, EXTENTS, ATTEMPTS, NODES, EVENTS = "bytes", "extents", "attempts", "nodes", "events"
 
@@ -47,7 +48,8 @@ EVENTS_CHUNK_ROWS = 64
 HOW_TO_READ = (
     'with h5py: f = h5py.File(path, "r", swmr=True); row = f["attempts"][i]; '
     'e = f["extents"][row["extent_lo"]:row["extent_hi"]]; keep those e with lease, task and attempt of row and '
-    'stream 1 (stdout) or 2 (stderr); join f["bytes"][position:position + length] of them in order'
+    'stream 1 (stdout) or 2 (stderr); join f["bytes"][position:position + length] of them in order. Stream 5, where '
+    "there is one, is JSON lines: which files and arrays lie where in streams 3 and 4"
 )
 
 FAILURES = (OSError, RuntimeError, ValueError, KeyError)

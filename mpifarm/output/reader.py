@@ -29,7 +29,7 @@ import h5py
 import numpy as np
 
 from mpifarm.core.model import FailureClass, State
-from mpifarm.core.row import STDERR, STDOUT, AttemptRow
+from mpifarm.core.row import STDERR, STDERR_CUT, STDOUT, STDOUT_CUT, AttemptRow
 from mpifarm.errors import OutputError
 from mpifarm.output.format import (
     ATTEMPTS,
@@ -40,6 +40,7 @@ from mpifarm.output.format import (
     FORMAT_VERSION,
     NODES,
     NOT_HDF5,
+    ROW_TYPE,
     VERSION_ATTRIBUTE,
     explain,
 )
@@ -169,10 +170,23 @@ class _Table:
 
 
 def promised_of(row: AttemptRow, stream: int) -> tuple[int, int]:
-    """Length and CRC-32 of what the attempt wrote."""
+    """Length of what the attempt wrote, and CRC-32 of what is kept of it: all, unless `is_cut`."""
     if stream == STDOUT:
         return row.stdout_bytes, row.stdout_crc32
     return row.stderr_bytes, row.stderr_crc32
+
+
+def is_cut(row: AttemptRow, stream: int) -> bool:
+    """Whether the job's --keep left some or all of the stream out."""
+    return bool(row.flags & (STDOUT_CUT if stream == STDOUT else STDERR_CUT))
+
+
+def _widened(rows: Rows) -> Rows:
+    """Rows of an older format with the fields that it did not have, which are 0."""
+    wide = np.zeros(len(rows), ROW_TYPE)
+    for name in rows.dtype.names or ():
+        wide[name] = rows[name]
+    return wide
 
 
 class RunFile:
@@ -221,7 +235,8 @@ class RunFile:
 
     def attempts(self, lo: int, hi: int) -> Rows:
         """Rows [lo, hi) as a structured array (fields of `mpifarm.core.row.FIELDS`); ask for blocks, not for all."""
-        return self._read(self._attempts, lo, hi)
+        rows = self._read(self._attempts, lo, hi)
+        return rows if rows.dtype == ROW_TYPE else _widened(rows)
 
     def attempt(self, row: int) -> AttemptRow:
         """One row; refreshes once when the file has not that many."""
@@ -229,7 +244,7 @@ class RunFile:
             self.refresh()
         if not 0 <= row < self.rows:
             raise OutputError(f"run file {self.path} has no attempt row {row}: it has {self.rows} rows")
-        found = AttemptRow._make(self._read(self._attempts, row, row + 1)[0].item())
+        found = AttemptRow(*self._read(self._attempts, row, row + 1)[0].item())
         if not (found.state in _STATES and found.failure in _CLASSES and isfinite(found.started + found.ended)):
             raise OutputError(f"run file {self.path} is damaged: attempt row {row} makes no sense")
         return found
@@ -239,8 +254,8 @@ class RunFile:
         return self._read(self._extents, lo, hi)
 
     def output(self, row: int, stream: int) -> Iterator[bytes]:
-        """All bytes of a stream of the attempt in `row`, in order. Raises OutputError at the end when they differ
-        in length or CRC-32 from what the attempt wrote."""
+        """What is kept of stdout or stderr of the attempt in `row`, in order. Raises OutputError at the end when it
+        differs in length or CRC-32 from what the attempt wrote."""
         attempt = self.attempt(row)
         key = (attempt.lease, attempt.task, attempt.attempt)
         promised = promised_of(attempt, stream)
@@ -252,11 +267,26 @@ class RunFile:
                 if size > promised[0]:
                     break  # a damaged length may claim any number of bytes
                 yield piece
-        if (size, checksum) != promised:
+        whole = size == promised[0] or (is_cut(attempt, stream) and size < promised[0])
+        if not whole or checksum != promised[1]:
             raise OutputError(
                 f"run file {self.path} is damaged: {STREAM_NAMES[stream]} of job {attempt.job} task {attempt.task} "
                 f"has {size} bytes with CRC-32 {checksum:08x}; the task wrote {promised[0]} with {promised[1]:08x}"
             )
+
+    def part(self, attempt: AttemptRow, stream: int, start: int = 0, length: int | None = None) -> Iterator[bytes]:
+        """Bytes [start, start + length) of any stream of an attempt, as far as there are any; None: to its end. The
+        checksums of what lies in streams from 3 on are in the attempt's contents."""
+        key = (attempt.lease, attempt.task, attempt.attempt)
+        left = length
+        for piece in self._pieces(key, stream, attempt.extent_lo, attempt.extent_hi, start):
+            if left is not None:
+                piece = piece[:left]
+                left -= len(piece)
+            if piece:
+                yield piece
+            if left == 0:
+                return
 
     def running_output(self, lease: int, task: int, attempt: int, stream: int, start: int = 0) -> Iterator[bytes]:
         """What an attempt without a row wrote so far, from row `start` of `extents` on.
@@ -279,7 +309,7 @@ class RunFile:
         except FAILURES as error:
             raise explain(self.path, "read", error) from error
 
-    def _pieces(self, key: tuple[int, int, int], stream: int, lo: int, hi: int) -> Iterator[bytes]:
+    def _pieces(self, key: tuple[int, int, int], stream: int, lo: int, hi: int, skip: int = 0) -> Iterator[bytes]:
         lease, task, attempt = key
         hi = min(hi, self.extents)
         for start in range(max(0, lo), hi, BLOCK_ROWS):
@@ -287,4 +317,7 @@ class RunFile:
             mine = (block["lease"] == lease) & (block["task"] == task)
             mine &= (block["attempt"] == attempt) & (block["stream"] == stream)
             for extent in block[mine]:
-                yield from self.pool.slices(int(extent["position"]), int(extent["length"]))
+                length = int(extent["length"])
+                over = min(skip, length)
+                skip -= over
+                yield from self.pool.slices(int(extent["position"]) + over, length - over)

@@ -13,8 +13,9 @@ from typing import Any
 
 import numpy as np
 
-from mpifarm.core.row import STDOUT
+from mpifarm.core.row import HAS_CONTENTS, STDERR, STDERR_CUT, STDOUT, STDOUT_CUT
 from mpifarm.errors import OutputError
+from mpifarm.output.contents import everything
 from mpifarm.output.reader import BLOCK_ROWS, RunFile
 
 Bools = np.ndarray[Any, np.dtype[np.bool_]]
@@ -108,13 +109,23 @@ class Pass:
 class _Open:
     """A row that is being checked: what it promises, and what has been read of it."""
 
-    __slots__ = ("bad", "hi", "lo", "promised", "read", "row")
+    __slots__ = ("bad", "flags", "hi", "lo", "promised", "read", "row")
 
-    def __init__(self, row: int, lo: int, hi: int, promised: tuple[int, int, int, int]) -> None:
+    def __init__(self, row: int, lo: int, hi: int, promised: tuple[int, int, int, int], flags: int) -> None:
         self.row, self.lo, self.hi = row, lo, hi
         self.promised = promised
+        self.flags = flags
         self.read = [0, 0, 0, 0]  # size and CRC-32 of stdout, then of stderr
         self.bad = False
+
+    @property
+    def whole(self) -> bool:
+        """All that is kept has been read, and is right."""
+        out, out_crc32, err, err_crc32 = self.promised
+        if (self.read[1], self.read[3]) != (out_crc32, err_crc32):
+            return False
+        cut_out, cut_err = self.flags & STDOUT_CUT, self.flags & STDERR_CUT
+        return bool((cut_out or self.read[0] == out) and (cut_err or self.read[2] == err))
 
 
 class Sweep(Pass):
@@ -140,8 +151,8 @@ class Sweep(Pass):
         promised = zip(*(rows[name].tolist() for name in names))
         keys = zip(rows["lease"].tolist(), rows["task"].tolist(), rows["attempt"].tolist())
         places = zip(numbers.tolist(), rows["extent_lo"].tolist(), rows["extent_hi"].tolist())
-        for key, (row, lo, hi), wrote in zip(keys, places, promised):
-            self._open[key] = _Open(row, lo, hi, wrote)
+        for key, (row, lo, hi), wrote, flags in zip(keys, places, promised, rows["flags"].tolist()):
+            self._open[key] = _Open(row, lo, hi, wrote, flags)
 
     def _look(self, first: int, extents: Rows) -> None:
         before, size = self.bytes, self._run.pool.chunk_bytes
@@ -150,6 +161,8 @@ class Sweep(Pass):
         for index, (lease, task, attempt, stream, length, position) in enumerate(extents.tolist(), first):
             ended = opened.get((lease, task, attempt))
             if ended is None or ended.bad or not ended.lo <= index < ended.hi:
+                continue
+            if stream > STDERR:
                 continue
             at = 0 if stream == STDOUT else 2
             if ended.read[at] + length > ended.promised[at]:
@@ -185,4 +198,19 @@ class Sweep(Pass):
     def _close(self, hi: int) -> None:
         for key in [key for key, ended in self._open.items() if ended.hi <= hi]:
             ended = self._open.pop(key)
-            self._sound[ended.row] = not ended.bad and tuple(ended.read) == ended.promised
+            self._sound[ended.row] = not ended.bad and ended.whole and self._contents_are_sound(ended)
+
+    def _contents_are_sound(self, ended: _Open) -> bool:
+        """Of captured files and arrays, which are read by themselves."""
+        if not ended.flags & HAS_CONTENTS:
+            return True
+        before = self.bytes
+        try:
+            attempt = self._run.attempt(ended.row)
+            for part in everything(self._run, attempt):
+                for piece in part.pieces():
+                    self.bytes += len(piece)
+        except OutputError:
+            return False
+        self._told(self.bytes - before)
+        return True

@@ -50,5 +50,5 @@ def grep(
                     found = True
                     out.write(b"%d: %s\n" % (line.task, text))
 
-    sentences, code = each_attempt(lines, choice, write)
+    sentences, code = each_attempt(lines, choice, write, streams)
     return Missing(sentences, code if code > 1 else int(not found))

@@ -10,8 +10,9 @@ from collections import OrderedDict, defaultdict
 from collections.abc import Callable, Iterable, Iterator
 from typing import TYPE_CHECKING, BinaryIO, NamedTuple
 
-from mpifarm.core.row import AttemptRow
+from mpifarm.core.row import STDERR, STDOUT, AttemptRow
 from mpifarm.errors import FarmError, OutputError
+from mpifarm.reporting.captured import not_kept
 from mpifarm.reporting.text import spans_text
 
 if TYPE_CHECKING:
@@ -119,15 +120,21 @@ class Unanswered:
 
 
 def each_attempt(
-    lines: Iterable[TaskLine], choice: Choice, give: Callable[[Outputs, TaskLine, Attempt], None]
+    lines: Iterable[TaskLine],
+    choice: Choice,
+    give: Callable[[Outputs, TaskLine, Attempt], None],
+    streams: tuple[int, ...] = (STDOUT, STDERR),
 ) -> Missing:
-    """Call `give` for the chosen attempts of every task; go on where one cannot be given, and say so at the end."""
+    """Call `give` for the chosen attempts of every task; go on where one cannot be given, and say so at the end, as of
+    `streams` that were not kept."""
     unanswered = Unanswered()
     with Outputs() as outputs:
         for line in lines:
             try:
                 for attempt in choice(outputs, line):
                     give(outputs, line, attempt)
+                    for what in not_kept(attempt.row, streams):
+                        unanswered.add(line.task, what)
             except (OutputError, Absent) as error:
                 unanswered.add(line.task, error)
     return unanswered.missing()
@@ -149,4 +156,4 @@ def write_outputs(
         for stream in streams:
             out.writelines(outputs.stream(attempt, stream))
 
-    return each_attempt(lines, choice, write)
+    return each_attempt(lines, choice, write, streams)

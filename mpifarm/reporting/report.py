@@ -12,12 +12,14 @@ import shutil
 import sys
 import time
 from collections.abc import Iterator, Sequence
+from contextlib import nullcontext
 from dataclasses import replace
 from typing import TYPE_CHECKING, TextIO
 
 from mpifarm.core.row import STDOUT
 from mpifarm.errors import OutputError, UsageError
 from mpifarm.reporting.advice import dsn_words, next_step, run_command
+from mpifarm.reporting.captured import give_captured
 from mpifarm.reporting.extract import Folder, extract
 from mpifarm.reporting.grep import grep
 from mpifarm.reporting.objects import array, report_object
@@ -69,7 +71,7 @@ def report(client: Source, selector: str | None, wanted: Wanted) -> Missing:
         return Missing([], 0)
     job, ranges = find(client, selector, wanted.ranges)
     wanted = replace(wanted, ranges=ranges)
-    if ranges is None and wanted.extract is None and wanted.pattern is None:
+    if ranges is None and wanted.extract is None and wanted.pattern is None and not wanted.captured:
         if wanted.streams != (STDOUT,) or wanted.follow or wanted.where or wanted.attempt is not None:
             raise UsageError(f"{job.name} is a whole job: say which tasks with --tasks")
         _print_job(client, job, wanted)
@@ -99,7 +101,10 @@ def _give(client: Source, job: JobSummary, wanted: Wanted) -> Missing:
         needed = wanted.ranges is not None
         choice = attempts = Attempts(files_of(client, job), job.id, wanted.attempt or None, needed=needed)
         announce, unreadable = announcer(job.name, tell), attempts.unreadable
-    if wanted.pattern is not None:
+    if wanted.captured:
+        with nullcontext() if wanted.extract is None else Folder(wanted.extract, force=wanted.force) as to:
+            missing = give_captured(lines, out, to, choice)
+    elif wanted.pattern is not None:
         missing = grep(lines, wanted.pattern, wanted.streams, out, choice)
     elif wanted.extract is not None:
         with Folder(wanted.extract, force=wanted.force) as folder:

@@ -38,6 +38,7 @@ class Wanted:
     pattern: re.Pattern[bytes] | None = None
     html: Path | None = None
     extract: Path | None = None
+    captured: bool = False
     template: Template | None = None
     force: bool = False
     dsn: str | None = None
@@ -73,7 +74,7 @@ def named_tasks(selector: str) -> tuple[str, str] | None:
 def check(job: str | None, wanted: Wanted) -> None:
     """Raises UsageError for options that make no sense together, before the queue is asked."""
     tasks = wanted.ranges is not None or (job is not None and named_tasks(job) is not None)
-    outputs = tasks or wanted.extract is not None or wanted.pattern is not None
+    outputs = tasks or wanted.extract is not None or wanted.pattern is not None or wanted.captured
     if wanted.html is not None and (job is None or outputs or wanted.as_json):
         raise UsageError("--html is about a whole job: mpifarm report JOB --html FILE")
     if job is None and (outputs or wanted.follow or wanted.where or wanted.attempt is not None):
@@ -94,6 +95,8 @@ def check(job: str | None, wanted: Wanted) -> None:
         raise UsageError("--stderr and --both go with --tasks and --grep")
     if wanted.only_stderr and wanted.both:
         raise UsageError("--stderr or --both, not the two of them")
+    if wanted.captured and (wanted.pattern or wanted.follow or wanted.template or wanted.only_stderr or wanted.both):
+        raise UsageError("--captured goes with --tasks, --where, --attempt and --extract")
     if wanted.extract is not None and wanted.pattern is not None:
         raise UsageError("--grep or --extract, not the two of them")
     if (wanted.where or wanted.attempt is not None) and not outputs:

@@ -8,7 +8,7 @@ import time
 from collections.abc import Callable, Iterable
 from pathlib import Path
 
-from mpifarm.core.job import JobText
+from mpifarm.core.job import JobText, Policy
 from mpifarm.core.launching import EndedAttempt
 from mpifarm.core.messages import Drain, Ended, LauncherLog, LinkMessage, NotStarted, Pieces, Setup, Start
 from mpifarm.core.model import Block, JobId, LeaseId, Shape, Span, TaskText
@@ -52,18 +52,29 @@ class OneNode:
         self._next = 1
 
     def start(
-        self, *commands: str | bytes, cpus: int = 1, limit_s: float = 0.0, cwd: Path | None = None, attempt: int = 1
+        self,
+        *commands: str | bytes,
+        cpus: int = 1,
+        limit_s: float = 0.0,
+        cwd: Path | None = None,
+        attempt: int = 1,
+        policy: Policy | None = None,
     ) -> int:
         """Start the commands as one block of a lease of its own. Returns the number of the first."""
         tasks = [TaskText(os.fsencode(command)) for command in commands]
-        return self.start_tasks(tasks, Shape(cpus, limit_s), cwd, attempt)
+        return self.start_tasks(tasks, Shape(cpus, limit_s), cwd, attempt, policy)
 
     def start_tasks(
-        self, tasks: list[TaskText], shape: Shape = ONE_CPU, cwd: Path | None = None, attempt: int = 1
+        self,
+        tasks: list[TaskText],
+        shape: Shape = ONE_CPU,
+        cwd: Path | None = None,
+        attempt: int = 1,
+        policy: Policy | None = None,
     ) -> int:
         lo = self._next
         self._next += len(tasks)
-        job = JobText(JobId(lo), "spectra", os.fsencode(cwd) if cwd else self.cwd)
+        job = JobText(JobId(lo), "spectra", os.fsencode(cwd) if cwd else self.cwd, policy or Policy())
         self.launcher.send(Start((job,), (Block(LeaseId(lo), job.id, attempt, shape, lo, tasks),)))
         return lo
 

@@ -53,7 +53,7 @@ class Gatherer:
         times_and_use = (1e9, 1e9 + 2, 0.5, 0.25, 1024, 0, 0)
         streams_and_extents = (len(out), len(err), zlib.crc32(out), zlib.crc32(err), lo, count)
         self._rows.append(
-            ROW.pack(lease, job, task, attempt, 0, 0, 0, 0, 1, 3, 1, *times_and_use, *streams_and_extents)
+            ROW.pack(lease, job, task, attempt, 0, 0, 0, 0, 1, 3, 1, *times_and_use, *streams_and_extents, 0)
         )
         return {STDOUT: out, STDERR: err}
 
