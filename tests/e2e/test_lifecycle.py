@@ -79,9 +79,9 @@ def test_while_a_run_is_at_work(farm: Farm) -> None:
     run = farm.start("run", "--cpus", "2", ranks=1)
     wait_for(lambda: typed(farm, "runs") and states(farm, "slow").get("running"), "the run to lease")
     assert "is with run 1 on" in farm.run("explain", "slow.1")[0].decode()
+    assert "stop the run first" in farm.run("drop", "slow", "--yes", "slow", code=2)[1]
     said = farm.run("cancel", "slow")[0].decode()
     assert "run 1 was asked to end" in said
-    assert "stop the run first" in farm.run("drop", "slow", "--yes", "slow", code=2)[1]
     (farm.cwd / "more.txt").write_text("echo more\n")
     farm.run("submit", "more.txt", "--job", "slow")
     (farm.cwd / "flag").touch()
