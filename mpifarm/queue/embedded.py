@@ -272,6 +272,7 @@ def _make_private(folder: Path, owner: int) -> None:
 
 def _lock(path: Path, kind: int) -> IO[bytes]:
     """Waits for the lock. Closing the file frees it, as does the end of the process."""
+    path.touch(0o600)  # whatever the umask: who may open it may hold the lock
     stream = path.open("ab")
     try:
         fcntl.flock(stream, kind)

@@ -58,23 +58,30 @@ class Gate:
         self._context.minimum_version = ssl.TLSVersion.TLSv1_2
         self._context.load_cert_chain(certificate, key)
         self._room = threading.BoundedSemaphore(CONNECTIONS_MAX)
+        self._closed = threading.Event()
 
     def serve(self) -> None:
         """Until `close`."""
         while True:
             try:
                 client, _ = self._listener.accept()
-            except ConnectionError:  # it had gone before it was taken
-                continue
             except OSError:
-                return
+                # The client had gone before it was taken, or there are too many open files just now.
+                if self._closed.wait(0.05):
+                    return
+                continue
             if not self._room.acquire(blocking=False):
                 client.close()
                 continue
-            threading.Thread(target=self._attend, args=(client,), daemon=True).start()
+            try:
+                threading.Thread(target=self._attend, args=(client,), daemon=True).start()
+            except RuntimeError:  # no more threads for this user
+                client.close()
+                self._room.release()
 
     def close(self) -> None:
         """No more connections; those that are there end with the process."""
+        self._closed.set()
         try:
             self._listener.shutdown(socket.SHUT_RDWR)
         except OSError:

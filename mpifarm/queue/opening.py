@@ -96,15 +96,20 @@ class Opening:
             self._serve(address, port)
             code = 0
         except FarmError as error:
-            self._answer({"error": str(error)})
+            self._fail(str(error))
         except OSError as error:
             name = f"{os.fsdecode(error.filename)}: " if isinstance(error.filename, (str, bytes)) else ""
-            self._answer({"error": f"{name}{error.strerror or error}"})
+            self._fail(f"{name}{error.strerror or error}")
         except BaseException as error:
             traceback.print_exc()
-            self._answer({"error": f"{type(error).__name__}: {error}"})
+            self._fail(f"{type(error).__name__}: {error}")
         finally:
             os._exit(code)
+
+    def _fail(self, text: str) -> None:
+        if self._answers < 0:
+            print(text, flush=True)  # nobody waits any more: into the log
+        self._answer({"error": text})
 
     def _serve(self, address: str, port: int) -> None:
         server = EmbeddedServer(self._folder)
@@ -139,15 +144,22 @@ class Opening:
         threading.Thread(target=gate.serve, daemon=True).start()
         self._answer({"open": True})
         try:
-            while not self._leaving.wait(_LOOK_S):
-                try:
-                    if server.revive():
-                        print("the server had died and was started again", flush=True)
-                except FarmError as error:
-                    print(error, flush=True)
+            self._keep_up(server)
         finally:
             (self._gate_folder / "connection.toml").unlink(missing_ok=True)
             gate.close()
+
+    def _keep_up(self, server: EmbeddedServer) -> None:
+        """Until it is told to stop."""
+        told = ""
+        while not self._leaving.wait(_LOOK_S):
+            try:
+                news = "the server had died and was started again" if server.revive() else ""
+            except (FarmError, OSError) as error:
+                news = str(error)
+            if news not in ("", told):
+                print(news, flush=True)
+            told = news
 
     def _password(self) -> str:
         file = self._gate_folder / "password"

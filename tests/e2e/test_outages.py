@@ -145,6 +145,23 @@ def test_no_server_when_a_run_starts(farm: Farm, proxy: Proxy, pg_dsn: Dsn) -> N
     assert farm.report()["tasks"]["pending"] == 1
 
 
+def test_a_run_gives_up_when_it_has_nothing_left_to_do(farm: Farm, proxy: Proxy, pg_dsn: Dsn) -> None:
+    """Not before: what runs goes on to its end, however long the queue is away."""
+    farm.submit(["sleep 3; touch ended"])
+    impatient = ("--queue-timeout", "1s", "--idle-exit", "100s")
+    busy = farm.start(*RUN, *impatient, ranks=2, environ=through(proxy, pg_dsn))
+    wait_for(lambda: farm.report()["tasks"]["running"], "the task")
+    proxy.refuse()
+    _, said = farm.finish(busy, code=4, deadline_s=40)
+    assert (farm.cwd / "ended").exists()
+    assert "no connection to the queue" in said and "Traceback" not in said
+    proxy.heal()
+    farm.run("run", "--cpus", "8", ranks=1)  # the outcome that could not be recorded: its task runs again
+    with Client.connect(pg_dsn) as client:
+        job = client.find("job")
+        assert job.succeeded == 1 and client.misplaced(job.id) == []
+
+
 @pytest.mark.torture
 def test_a_link_that_stalls_for_good_is_replaced(farm: Farm, proxy: Proxy, pg_dsn: Dsn) -> None:
     """Longer than a run waits for an answer, then longer than a lease, which nobody else is there to take back."""

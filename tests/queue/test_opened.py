@@ -27,7 +27,7 @@ from mpifarm.queue.certificates import make_certificate
 from mpifarm.queue.client import Client
 from mpifarm.queue.dsn import Dsn, find_dsn
 from mpifarm.queue.gate import Refused, checked_start
-from tests.fix_farm import wait_for
+from tests.fix_farm import Farm, wait_for
 from tests.fix_mpi import ROOT
 from tests.queue.worlds import like_tasks
 
@@ -134,6 +134,18 @@ def test_with_what_it_prints_one_comes_in_and_does_everything(open_home: Home) -
         assert row == (False,)
         with pytest.raises(psycopg.errors.InsufficientPrivilege):
             connection.execute("COPY mpifarm.task TO PROGRAM 'cat'")
+
+
+@pytest.mark.mpi_outside
+def test_a_whole_run_through_it(open_home: Home, tmp_path: Path) -> None:
+    farm = Farm(tmp_path, dsn_of(open_home).text)
+    try:
+        farm.submit([f"echo {number}" for number in range(1, 201)])
+        farm.run("run", ranks=2)
+        assert farm.output("1-200") == b"".join(b"%d\n" % number for number in range(1, 201))
+        farm.run("drop", "job", "--yes", "job")
+    finally:
+        farm.close()
 
 
 def test_many_bytes_both_ways_at_once(open_home: Home) -> None:
