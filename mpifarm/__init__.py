@@ -5,10 +5,11 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from mpifarm.api import open_job, open_run
     from mpifarm.errors import FarmError
+    from mpifarm.farm import Command, open_queue, submit, wait
 
 __version__ = "0.1.0"
 
-__all__ = ["FarmError", "__version__", "open_job", "open_run"]
+__all__ = ["Command", "FarmError", "__version__", "open_job", "open_queue", "open_run", "submit", "wait"]
 
 
 def __getattr__(name: str) -> object:
@@ -17,6 +18,10 @@ def __getattr__(name: str) -> object:
         from mpifarm import api
 
         return getattr(api, name)
+    if name in ("Command", "open_queue", "submit", "wait"):
+        from mpifarm import farm
+
+        return getattr(farm, name)
     if name == "FarmError":
         from mpifarm import errors
 

@@ -9,27 +9,18 @@ import click
 from mpifarm.cli_options import client_of, dsn_option, json_option, parsed
 from mpifarm.core.model import FailureClass, Limits, State
 from mpifarm.errors import UsageError
+from mpifarm.intake.policy import parse_tag
 from mpifarm.units import parse_duration
 
-TAG_CHARACTERS_MAX = 200
 WRONG = 3
 """What `wait` exits with when it cannot know."""
 
 
 def _tags(ctx: click.Context, param: click.Parameter, words: tuple[str, ...]) -> dict[str, str]:
-    tags = {}
-    for word in words:
-        name, _, value = word.partition("=")
-        if not name:
-            raise click.BadParameter(f"{word!r} is not NAME or NAME=VALUE", ctx, param)
-        if len(word) > TAG_CHARACTERS_MAX:
-            raise click.BadParameter(f"{word[:20]!r}... is longer than {TAG_CHARACTERS_MAX} characters", ctx, param)
-        if not word.isprintable():
-            raise click.BadParameter(f"{word!r} holds characters that cannot be shown", ctx, param)
-        if name == "*" or "," in word:
-            raise click.BadParameter(f"{word!r}: * and commas mean something to run --tags", ctx, param)
-        tags[name] = value
-    return tags
+    try:
+        return dict(map(parse_tag, words))
+    except UsageError as error:
+        raise click.BadParameter(str(error), ctx, param) from None
 
 
 def _classes(text: str) -> list[FailureClass]:

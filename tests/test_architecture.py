@@ -30,7 +30,7 @@ PURE_FORBIDDEN = {
 }  # fmt: skip
 
 LAYERS = [
-    {"api", "cli", "__main__", "run", "local", "loop"},  # and cli_*
+    {"api", "cli", "farm", "__main__", "run", "local", "loop"},  # and cli_*
     {"reporting", "intake", "doors", "progress", "advice"},
     {"queue", "comm", "launch", "output", "allocation", "process"},
     {"core"},

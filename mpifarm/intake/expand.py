@@ -27,7 +27,7 @@ from itertools import groupby, product
 from operator import itemgetter
 from typing import BinaryIO
 
-from mpifarm.core.model import Part, Shape, TaskText
+from mpifarm.core.model import Parent, Part, Shape, TaskText
 from mpifarm.errors import UsageError
 from mpifarm.intake.records import tasks_of
 from mpifarm.intake.replacement import Record, Template, Values, compile_keys, compile_positions
@@ -78,27 +78,27 @@ def expand_arguments(asked: Expansion, shape: Shape, stdin: BinaryIO) -> Iterato
     else:
         check_command(command, "command", 1)
         tasks = iter([TaskText(command)])
-    return _in_runs(shape, tasks)
+    return in_parts(shape, tasks)
 
 
-def _in_runs(shape: Shape, tasks: Iterable[TaskText]) -> Iterator[Part]:
+def in_parts(shape: Shape, tasks: Iterable[TaskText], parents: tuple[Parent, ...] = ()) -> Iterator[Part]:
+    """The tasks, which need and wait for the same, in parts of limited length."""
     run: list[TaskText] = []
     size = 0
     for task in tasks:
         run.append(task)
         size += len(task.command) + len(task.entry or b"")
         if len(run) == RUN_TASKS_MAX or size >= RUN_BYTES_MAX:
-            yield Part(shape, run)
+            yield Part(shape, run, parents)
             run, size = [], 0
     if run:
-        yield Part(shape, run)
+        yield Part(shape, run, parents)
 
 
 def _from_records(template: Template[Record], path: str, shape: Shape, stdin: BinaryIO) -> Iterator[Part]:
     with _open(path, stdin) as stream:
         for parents, tasks in groupby(tasks_of(template, path, stream), itemgetter(1)):
-            for part in _in_runs(shape, map(itemgetter(0), tasks)):
-                yield part._replace(parents=parents)
+            yield from in_parts(shape, map(itemgetter(0), tasks), parents)
 
 
 # Where values come from.

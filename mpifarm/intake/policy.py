@@ -1,4 +1,4 @@
-"""Reads what a submit wants done with attempts: --retries, --retry-on, --crash-limit, --keep, --capture.
+"""Reads what a submit wants done with attempts: --retries, --retry-on, --crash-limit, --keep, --capture; and --tag.
 
 --retry-on is rules with `;` or `,` between: CLASS, CLASS:CODE, and =TIMES after either. `exit:137,signal:9;timeout=3`:
 exit code 137 and signal 9 run again as often as --retries says (else once), a time limit three times, the rest never.
@@ -22,6 +22,7 @@ from mpifarm.units import parse_count, parse_size
 RETRIES_MAX = 1000
 CRASHES_MAX = 1000
 PATTERN_CHARACTERS_MAX = 1000
+TAG_CHARACTERS_MAX = 200
 
 _RULE = re.compile(r"([^:=]*)(?::([^=]*))?(?:=(.*))?", re.DOTALL)
 _CHARGED = ("exit", "signal", "timeout", "oom", "launch")
@@ -121,6 +122,20 @@ def _excerpt(text: str, at: int) -> str:
     start = max(0, at - 60)
     shown = "".join(character if character.isprintable() else "\N{REPLACEMENT CHARACTER}" for character in text)
     return f"    {shown[start : start + 100]}\n    {' ' * (at - start)}^"
+
+
+def parse_tag(word: str) -> tuple[str, str]:
+    """NAME=VALUE, or NAME with an empty value. Raises UsageError."""
+    name, _, value = word.partition("=")
+    if not name:
+        raise UsageError(f"{word[:40]!r} is not NAME or NAME=VALUE")
+    if len(word) > TAG_CHARACTERS_MAX:
+        raise UsageError(f"{word[:20]!r}... is longer than {TAG_CHARACTERS_MAX} characters")
+    if not word.isprintable():
+        raise UsageError(f"{word!r} holds characters that cannot be shown")
+    if name == "*" or "," in word:
+        raise UsageError(f"{word!r}: * and commas mean something to run --tags")
+    return name, value
 
 
 def parse_crash_limit(text: str) -> int:

@@ -13,7 +13,7 @@ from __future__ import annotations
 import json
 import re
 from collections import deque
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from typing import BinaryIO, NamedTuple, cast
 
 from mpifarm.core.model import Parent, TaskText
@@ -27,6 +27,10 @@ _WAYS = (("requires", False), ("requires_any", True))
 _PIECE_BYTES = 1 << 20
 
 
+Settled = tuple[TaskText, tuple[Parent, ...]]
+"""A task and what it waits for."""
+
+
 class _Held(NamedTuple):
     """A task that may wait for records not read yet, and what it waits for."""
 
@@ -38,67 +42,80 @@ class _Held(NamedTuple):
     """Of records, with `any`."""
 
 
-def tasks_of(template: Template[Record], path: str, stream: BinaryIO) -> Iterator[tuple[TaskText, tuple[Parent, ...]]]:
+def tasks_of(template: Template[Record], path: str, stream: BinaryIO) -> Iterator[Settled]:
     """A task for each record, and what it waits for."""
-    naming = _Naming(path, keep=_may_require(stream))
-    held: deque[_Held] = deque()
+    naming = Naming(path, "record", keep=_may_require(stream))
+    return naming.settle(_filled(template, path, stream))
+
+
+def _filled(template: Template[Record], path: str, stream: BinaryIO) -> Iterator[tuple[int, TaskText, Record]]:
     number = 0
     for number, (line, record) in enumerate(_values(stream, path), 1):
         if not isinstance(record, dict):
             raise UsageError(f'{path}:{line}: record {number} is not an object such as {{"a": 1}}')
         try:
             entry = encode_json(record)
-            command = template.fill(record, number)
-            parents, names = _required(record, number)
-            naming.called(record.get("name"), number)
+            task = TaskText(template.fill(record, number), entry)
         except UsageError as error:
             raise UsageError(f"{path}:{line}: record {number} {error}") from None
-        check_command(command, path, line)
-        task = TaskText(command, entry)
-        if held or parents or names:
-            held.append(_Held(task, number, line, parents, names))
-            while held and naming.resolve(held[0]):
-                yield naming.settled(held.popleft())
-        else:
-            yield task, ()
+        check_command(task.command, path, line)
+        yield line, task, record
     if number == 0:
         raise UsageError(f"{path}: there is no record in it")
-    if held:
-        raise naming.unknown(held[0])
-    naming.needs.check(number)
 
 
-class _Naming:
-    """Which record is called what, and who waits for whom."""
+class Naming:
+    """Which record is called what, and who waits for whom. `path` and `noun` (what a record is) are for messages;
+    `keep`: names are remembered."""
 
-    def __init__(self, path: str, keep: bool) -> None:
-        self.needs = Needs(path)
-        self._path = path
+    def __init__(self, path: str, noun: str, keep: bool) -> None:
+        self._needs = Needs(path)
+        self._path, self._noun = path, noun
         self._keep = keep
         self._numbers: dict[str, int] = {}
         self._twice: dict[str, int] = {}
         """The second record of that name."""
         self._used: set[str] = set()
 
-    def called(self, name: object, number: int) -> None:
+    def settle(self, tasks: Iterable[tuple[int, TaskText, Record]]) -> Iterator[Settled]:
+        """Tasks with their lines and records, as tasks with what they wait for; in order."""
+        held: deque[_Held] = deque()
+        number = 0
+        for number, (line, task, record) in enumerate(tasks, 1):
+            try:
+                parents, names = _required(record, number)
+                self._called(record.get("name"), number)
+            except UsageError as error:
+                raise UsageError(f"{self._path}:{line}: {self._noun} {number} {error}") from None
+            if held or parents or names:
+                held.append(_Held(task, number, line, parents, names))
+                while held and self._resolve(held[0]):
+                    yield self._settled(held.popleft())
+            else:
+                yield task, ()
+        if held:
+            raise self._unknown(held[0])
+        self._needs.check(number)
+
+    def _called(self, name: object, number: int) -> None:
         if not self._keep or not isinstance(name, str):
             return
         first = self._numbers.setdefault(name, number)
         if first != number:
             self._twice.setdefault(name, number)
             if name in self._used:
-                raise UsageError(f"is called {name!r}, as record {first} is, which others require by that name")
+                raise UsageError(f"is called {name!r}, as {self._noun} {first} is, which others require by that name")
 
-    def resolve(self, held: _Held) -> bool:
+    def _resolve(self, held: _Held) -> bool:
         """Names become numbers as far as they are known. False: some are not, yet."""
         while held.names:
             name, any_end = held.names[-1]
             number = self._numbers.get(name)
             if number is None:
                 return False
-            where = f"{self._path}:{held.line}: record {held.number} requires"
+            where = f"{self._path}:{held.line}: {self._noun} {held.number} requires"
             if name in self._twice:
-                raise UsageError(f"{where} {name!r}, and records {number} and {self._twice[name]} are called so")
+                raise UsageError(f"{where} {name!r}, and {self._noun}s {number} and {self._twice[name]} are called so")
             if number == held.number:
                 raise UsageError(f"{where} itself")
             self._used.add(name)
@@ -106,24 +123,25 @@ class _Naming:
             held.parents.append(Parent(number, number + 1, any_end))
         return True
 
-    def settled(self, held: _Held) -> tuple[TaskText, tuple[Parent, ...]]:
+    def _settled(self, held: _Held) -> tuple[TaskText, tuple[Parent, ...]]:
         parents = merged(held.parents)
         if parents:
-            self.needs.add(held.number, held.number + 1, held.line, parents)
+            self._needs.add(held.number, held.number + 1, held.line, parents)
             furthest = max(parent.hi for parent in parents)
             if furthest > held.number:
-                self.needs.looks_forward(held.line, 0, None, furthest)
+                self._needs.looks_forward(held.line, 0, None, furthest)
         return held.task, parents
 
-    def unknown(self, held: _Held) -> UsageError:
+    def _unknown(self, held: _Held) -> UsageError:
         from difflib import get_close_matches
 
         name = held.names[-1][0]
         near = get_close_matches(name, list(self._numbers)[-1000:], n=3)
-        hint = f" (there is {', '.join(near)})" if near else ' (with "name": ...)'
+        hint = f" (there is {', '.join(near)})" if near else ""
         shown = name if len(name) <= 60 else f"{name[:60]}..."
         return UsageError(
-            f"{self._path}:{held.line}: record {held.number} requires {shown!r}, and no record is called so{hint}"
+            f"{self._path}:{held.line}: {self._noun} {held.number} requires {shown!r},"
+            f" and no {self._noun} is called so{hint}"
         )
 
 
