@@ -40,6 +40,8 @@ class Outputs:
 
     def __init__(self) -> None:
         self._open: OrderedDict[str, RunFile] = OrderedDict()
+        self._failed: dict[str, OutputError] = {}
+        """Files that cannot be opened: a million tasks shall not try it a million times."""
 
     def attempt(self, path: str, number: int) -> Attempt:
         """Raises OutputError."""
@@ -67,9 +69,15 @@ class Outputs:
         if path in self._open:
             self._open.move_to_end(path)
             return self._open[path]
+        if path in self._failed:
+            raise self._failed[path]
         if len(self._open) == _FILES_OPEN_MAX:
             self._open.popitem(last=False)[1].close()
-        self._open[path] = open_run(path)
+        try:
+            self._open[path] = open_run(path)
+        except OutputError as error:
+            self._failed[path] = error
+            raise
         return self._open[path]
 
     def __enter__(self) -> Outputs:

@@ -17,7 +17,7 @@ from mpifarm.core.model import FailureClass, State
 from mpifarm.errors import FarmError, OutputError
 from mpifarm.reporting.outputs import Unanswered
 from mpifarm.reporting.source import archive_of
-from mpifarm.reporting.text import spans_text
+from mpifarm.reporting.text import spans_of, spans_text
 
 if TYPE_CHECKING:
     from mpifarm.output.reader import RunFile
@@ -167,22 +167,15 @@ def damaged_rows(path: Path, told: Callable[[int], None]) -> tuple[int, list[tup
 
     with open_run(path) as run:
         sound = Sweep(run, told).sound()
-        damaged: dict[str, list[list[int]]] = {}
+        damaged: dict[str, list[int]] = {}
         for number in np.flatnonzero(~sound).tolist():
             try:
                 row = run.attempt(number)
                 where = f"of job {row.job}: its output is not what it wrote"
             except OutputError:
                 row, where = None, "rows of `attempts` that cannot be read"
-            _extend(damaged.setdefault(where, []), number if row is None else row.task)
-        return run.rows, [(spans_text(spans), why) for why, spans in damaged.items()]
-
-
-def _extend(spans: list[list[int]], number: int) -> None:
-    if spans and spans[-1][1] == number - 1:
-        spans[-1][1] = number
-    else:
-        spans.append([number, number])
+            damaged.setdefault(where, []).append(number if row is None else row.task)
+        return run.rows, [(spans_text(spans_of(numbers)), why) for why, numbers in damaged.items()]
 
 
 def verify(source: Source, jobs: Iterable[JobSummary], told: Callable[[int], None], *, as_json: bool) -> int:

@@ -27,7 +27,7 @@ def set_field(path: Path, row: int, **values: int) -> None:
 
 def test_all_is_well(typed: Typed, job: str, runs: list[PlayedRun]) -> None:  # noqa: F811
     said = typed("verify", job)
-    assert (said.code, said.err) == (0, "")
+    assert (said.code, said.err) == (0, ""), said
     assert said.out == b"job scan: 40 tasks, each in one place; 30 recorded outputs, each in its file as written\n"
     assert typed("verify").out.count(b"\n") == 2
     assert json.loads(typed("verify", "--json").out)["proved"] is True
