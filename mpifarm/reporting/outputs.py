@@ -10,7 +10,7 @@ from collections import OrderedDict, defaultdict
 from collections.abc import Callable, Iterable, Iterator
 from typing import TYPE_CHECKING, BinaryIO, NamedTuple
 
-from mpifarm.core.row import AttemptRow
+from mpifarm.core.row import AttemptRow, output_checksum
 from mpifarm.errors import FarmError, OutputError
 from mpifarm.reporting.text import spans_text
 
@@ -56,6 +56,8 @@ class Outputs:
         attempt = self.attempt(line.file, line.file_row)
         if attempt.row[:1] + attempt.row[2:4] != (line.lease, line.task, line.attempt):
             raise OutputError(f"run file {line.file} is not the one that was recorded for task {line.task}")
+        if line.checksum is not None and line.checksum != output_checksum(attempt.row):
+            raise OutputError(f"run file {line.file} does not hold what was recorded: lengths or checksums differ")
         return [attempt]
 
     def stream(self, attempt: Attempt, stream: int) -> Iterator[bytes]:

@@ -7,6 +7,7 @@ against the row it names. Memory is a byte per attempt. Must never import click,
 from __future__ import annotations
 
 import json
+import zlib
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -15,6 +16,7 @@ import numpy as np
 
 from mpifarm.core.model import FailureClass, State
 from mpifarm.errors import FarmError, OutputError
+from mpifarm.output.exported import NO_CHECKSUM
 from mpifarm.reporting.outputs import Unanswered
 from mpifarm.reporting.source import archive_of
 from mpifarm.reporting.text import spans_of, spans_text
@@ -27,6 +29,9 @@ if TYPE_CHECKING:
 UNPROVED = 6
 """Exit code when something is not as it should be."""
 BLOCK_ROWS = 1 << 14
+_CHECKED = np.dtype(
+    [("stdout_bytes", "<u8"), ("stderr_bytes", "<u8"), ("stdout_crc32", "<u4"), ("stderr_crc32", "<u4")]
+)
 
 Rows = np.ndarray[Any, Any]
 Bools = np.ndarray[Any, np.dtype[np.bool_]]
@@ -127,6 +132,7 @@ class Proving:
         right = inside & (rows["job"] == job)
         for name in ("task", "lease", "attempt"):
             right &= rows[name] == places[name]
+        right &= (places["checksum"] == NO_CHECKSUM) | (places["checksum"] == _checksums(rows))
         sense = (rows["state"] <= max(State)) & (rows["failure"] <= max(FailureClass))
         sense &= np.isfinite(rows["started"]) & np.isfinite(rows["ended"])
         return right, sound[np.where(inside, places["row"], 0)] & sense
@@ -148,6 +154,16 @@ class Proving:
             found = found[0], Sweep(found[0], self._told).sound()
         self._files[path] = found
         return found
+
+
+def _checksums(rows: Rows) -> Rows:
+    """`mpifarm.core.row.output_checksum` of each."""
+    packed = np.zeros(len(rows), _CHECKED)
+    for name in packed.dtype.names or ():
+        packed[name] = rows[name]
+    raw, size = packed.tobytes(), _CHECKED.itemsize
+    sums = [zlib.crc32(raw[at : at + size]) for at in range(0, len(raw), size)]
+    return np.array(sums, np.uint32).view(np.int32)
 
 
 def _near(places: Rows) -> Iterator[Rows]:
