@@ -3,13 +3,30 @@
 from __future__ import annotations
 
 import sys
+from collections.abc import Callable
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import click
 
 from mpifarm.cli_options import client_of, dsn_option, json_option
 
+if TYPE_CHECKING:
+    from mpifarm.progress import Progress
+
 _ATTEMPTS = {"all": True, "counting": False}
+
+
+def _counted(progress: Progress) -> Callable[[int], None]:
+    """Shows bytes as they are told."""
+    done = 0
+
+    def told(count: int) -> None:
+        nonlocal done
+        done += count
+        progress.show(done // 1_000_000)
+
+    return told
 
 
 @click.command(short_help="A job with all its outputs as one file.")
@@ -80,14 +97,7 @@ def verify(job: str | None, quiet: bool, dsn: str | None, as_json: bool) -> int:
     from mpifarm.reporting.source import file_named, is_run_file, open_source
 
     with Progress("MB") as progress:
-        done = 0
-
-        def told(count: int) -> None:
-            nonlocal done
-            done += count
-            if not quiet:
-                progress.show(done // 1_000_000, None)
-
+        told = (lambda _: None) if quiet else _counted(progress)
         path = None if job is None else file_named(job)
         if path is not None and is_run_file(path):
             return verifying.verify_file(path, told, as_json=as_json)
@@ -96,4 +106,32 @@ def verify(job: str | None, quiet: bool, dsn: str | None, as_json: bool) -> int:
             return verifying.verify(source, jobs, told, as_json=as_json)
 
 
-FILES = (export, verify)
+@click.command("repair", short_help="Bring back what a damaged run file still holds.")
+@click.argument("file", type=click.Path(exists=True, dir_okay=False, path_type=Path))
+@click.option(
+    "-o", "--output", type=click.Path(dir_okay=False, path_type=Path), metavar="OUT", help="Else FILE.repaired.h5."
+)
+@click.option("--force", is_flag=True, help="Replace OUT.")
+def repair_(file: Path, output: Path | None, force: bool) -> int:
+    """Write all that can be found of a damaged run file to a sound one, and say what could not, by task.
+
+    Truncated, bits flipped, blocks never written, metadata that HDF5 refuses: what is left is found. FILE itself is not
+    touched. Attempts keep their numbers, so that the repaired file can take the place of the other.
+
+    \b
+    Exit codes:
+      0    nothing of what the file still names is lost
+      6    something is; what, and of which tasks, is told
+
+    \b
+    Example:
+      mpifarm repair run-7.h5
+    """
+    from mpifarm.progress import Progress
+    from mpifarm.reporting.repairing import repair_file
+
+    with Progress("MB") as progress:
+        return repair_file(file, output, _counted(progress), force=force)
+
+
+FILES = (export, verify, repair_)

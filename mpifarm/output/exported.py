@@ -2,7 +2,7 @@
 
     job     JSON as bytes: the job, its runs, failures, durations, accounts
     tasks   one row per task, in order; what a task does not have is -1 or NaN, as its `failure` 255
-    texts   the bytes of each task's command, entry and tail of stderr, one after the other, from `text` on
+    texts   the bytes of each task's command, entry, tail of stderr and what cancelled it, one after the other
     shapes  what the tasks [lo, hi) need
 
 All of these, and the two tables, carry Fletcher-32 checksums: who reads a damaged one gets an error and no wrong rows.
@@ -17,6 +17,7 @@ from typing import Any
 
 import numpy as np
 
+from mpifarm.core.job import Policy
 from mpifarm.core.model import FailureClass, RunId
 from mpifarm.queue.lines import JobSummary, TaskLine
 
@@ -27,7 +28,8 @@ EXPORT_ATTRIBUTE = "mpifarm_export"
 STATES = ("waiting", "pending", "running", "succeeded", "failed", "cancelled")
 _FAILURES = {failure.name.lower(): failure.value for failure in FailureClass} | {"": 255}
 _FAILURE_NAMES = {number: name for name, number in _FAILURES.items()}
-_NONE = -1
+_NONE, NO_CHECKSUM = -1, 1 << 40
+_TEXTS = ("command", "entry", "tail", "because")
 
 TASK_TYPE = np.dtype(
     [
@@ -48,6 +50,8 @@ TASK_TYPE = np.dtype(
         ("command", "<u4"),
         ("entry", "<i4"),
         ("tail", "<i4"),
+        ("because", "<i4"),
+        ("checksum", "<i8"),  # 2 ** 40 when there is none
     ]
 )
 SHAPE_TYPE = np.dtype([("lo", "<u4"), ("hi", "<u4"), ("cpus", "<u4"), ("time_limit_s", "<f8")])
@@ -71,7 +75,9 @@ def packed(lines: Sequence[TaskLine], text_at: int, nodes: Names) -> tuple[Rows,
     """Rows of `tasks`, and their texts, which will stand at `text_at`. `row` is that of the run's own file."""
     rows, texts = [], []
     for line in lines:
-        lengths = [_NONE if text is None else len(text) for text in (line.command, line.entry, line.stderr_tail)]
+        because = None if line.because is None else line.because.encode()
+        its_texts = (line.command, line.entry, line.stderr_tail, because)
+        lengths = [_NONE if text is None else len(text) for text in its_texts]
         rows.append(
             (
                 line.task,
@@ -84,9 +90,10 @@ def packed(lines: Sequence[TaskLine], text_at: int, nodes: Names) -> tuple[Rows,
                 *map(_number, (line.run, line.file_row, line.lease, line.attempt)),
                 text_at,
                 *lengths,
+                NO_CHECKSUM if line.checksum is None else line.checksum,
             )
         )
-        texts += [text for text in (line.command, line.entry, line.stderr_tail) if text is not None]
+        texts += [text for text in its_texts if text is not None]
         text_at += sum(max(0, length) for length in lengths)
     return np.array(rows, TASK_TYPE), b"".join(texts)
 
@@ -95,13 +102,13 @@ def lines_of(rows: Rows, texts: bytes, nodes: Sequence[str], files: Mapping[RunI
     """The tasks of consecutive rows. `files`: where the outputs of a run are."""
     first = int(rows["text"][0]) if len(rows) else 0
     for task, state, failure, code, signal, seconds, started, node, attempts, run, row, *rest in rows.tolist():
-        lease, attempt, at, *lengths = rest
+        lease, attempt, at, *lengths, checksum = rest
         at -= first
         parts: list[bytes | None] = []
         for length in lengths:
             parts.append(None if length == _NONE else texts[at : at + length])
             at += max(0, length)
-        command, entry, tail = parts
+        command, entry, tail, because = parts
         assert command is not None
         yield TaskLine(
             task=task,
@@ -121,12 +128,14 @@ def lines_of(rows: Rows, texts: bytes, nodes: Sequence[str], files: Mapping[RunI
             lease=_maybe(lease),
             attempt=_maybe(attempt),
             stderr_tail=tail,
+            because=None if because is None else because.decode(),
+            checksum=None if checksum == NO_CHECKSUM else checksum,
         )
 
 
 def text_end(row: Any) -> int:
     """One past the last byte in `texts` of the task of a row."""
-    return int(row["text"]) + sum(max(0, int(row[name])) for name in ("command", "entry", "tail"))
+    return int(row["text"]) + sum(max(0, int(row[name])) for name in _TEXTS)
 
 
 def _number(value: int | None) -> int:
@@ -142,9 +151,14 @@ def to_json(values: object) -> bytes:
     return json.dumps(values, default=lambda raw: raw.decode("utf-8", "surrogateescape")).encode()
 
 
+def job_values(job: JobSummary) -> dict[str, object]:
+    """What `job_of` makes a job of, once it has been through JSON."""
+    return {**job._asdict(), "policy": job.policy.to_json()}
+
+
 def job_of(values: dict[str, Any]) -> JobSummary:
-    """The job out of what `to_json` made of its `_asdict()`."""
+    """The job of `job_values`."""
     tags = tuple((name, value) for name, value in values["tags"])
     cwd = values["cwd"].encode("utf-8", "surrogateescape")
     known = {name: value for name, value in values.items() if name in JobSummary._fields}
-    return JobSummary(**(known | {"cwd": cwd, "tags": tags}))
+    return JobSummary(**(known | {"cwd": cwd, "tags": tags, "policy": Policy.from_json(values["policy"])}))

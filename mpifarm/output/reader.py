@@ -86,7 +86,6 @@ def open_run(path: str | Path) -> RunFile:
 
 def _open_swmr(path: str | Path) -> h5py.File:
     access = h5py.h5p.create(h5py.h5p.FILE_ACCESS)
-    access.set_fclose_degree(h5py.h5f.CLOSE_STRONG)
     access.set_cache(0, 521, 0, 0.75)
     try:
         # Not wrapped by h5py, whose library this is.

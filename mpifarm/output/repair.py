@@ -100,7 +100,7 @@ class _Repair:
         if not self._pool and ATTEMPTS not in self._tables:
             raise OutputError(f"cannot repair {path}: nothing in it looks like a part of a run file")
         if not nodes:
-            self._notes.append("the names of its nodes are lost")
+            self._notes.append("the names of its nodes")
             nodes = [(f"node{number}", 1, 1) for number in range(1 + self._highest_node())]
         self._file = format.create(out, {**attributes, "repaired_from": str(path)}, nodes)
 
@@ -131,7 +131,7 @@ class _Repair:
         attributes, nodes = {}, []
         file = open_beneath(self._content)
         if file is None:
-            self._notes.append("what the run wrote about itself is lost")
+            self._notes.append("what the run wrote about itself")
             return {}, []
         with file:
             if EXPORT_ATTRIBUTE in file.attrs:
@@ -140,7 +140,7 @@ class _Repair:
                 try:
                     attributes[name] = str(file.attrs[name])
                 except FAILURES:
-                    self._notes.append(f"its attribute {name} is lost")
+                    self._notes.append(f"its attribute {name}")
             try:
                 nodes = [(name.decode("utf-8", "replace"), int(r), int(s)) for name, r, s in file[NODES][:]]
             except FAILURES:
@@ -195,7 +195,7 @@ class _Repair:
                 lost += 1
         lost += 1 + max(self._pool, default=-1) - len(self._pool)
         if lost:
-            self._notes.append(f"{lost:,} chunks of {CHUNK_BYTES >> 10} KiB of output are lost")
+            self._notes.append(f"{lost:,} chunks of {CHUNK_BYTES >> 10} KiB of output")
 
     def _copy_table(self, name: str) -> list[tuple[int, int]]:
         """Returns the ranges of rows that are lost."""

@@ -17,9 +17,9 @@ from mpifarm.queue.statements import queries
 SQL = queries()
 
 COLUMNS = (
-    ("task", "i4"), ("run", "i4"), ("row", "i8"), ("lease", "i8"), ("attempt", "i2"), ("state", "i2"),
+    ("task", "i4"), ("run", "i4"), ("row", "i8"), ("lease", "i8"), ("attempt", "i2"), ("checksum", "i8"),
 )  # fmt: skip
-"""As the query `copy_places` gives them."""
+"""As the query `copy_places` gives them; `checksum` 2 ** 40: it has none."""
 PLACE_TYPE = np.dtype([(name, "<" + code) for name, code in COLUMNS])
 TASKS_AT_ONCE = 1 << 14
 

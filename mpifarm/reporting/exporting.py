@@ -19,6 +19,7 @@ if TYPE_CHECKING:
 
 def export(client: Client, selector: str, path: Path, *, every_attempt: bool, missing_ok: bool, force: bool) -> Missing:
     """Write FILE. Raises OutputError: a run file that cannot be read (unless `missing_ok`), no space."""
+    from mpifarm.output.exported import job_values
     from mpifarm.output.merge import Merge
 
     job = client.find(selector)
@@ -32,7 +33,7 @@ def export(client: Client, selector: str, path: Path, *, every_attempt: bool, mi
             job = client.find(str(job.id))
             known = accounts(client, [run.id for run in runs])
             about = {
-                "job": {**job._asdict(), **merge.counts, "total": sum(merge.counts.values())},
+                "job": {**job_values(job), **merge.counts, "total": sum(merge.counts.values())},
                 "runs": [run._asdict() for run in runs],
                 "attributes": merge.attributes,
                 "failures": client.failures(job.id),

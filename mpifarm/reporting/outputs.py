@@ -10,7 +10,7 @@ from collections import OrderedDict, defaultdict
 from collections.abc import Callable, Iterable, Iterator
 from typing import TYPE_CHECKING, BinaryIO, NamedTuple
 
-from mpifarm.core.row import STDERR, STDOUT, AttemptRow
+from mpifarm.core.row import STDERR, STDOUT, AttemptRow, output_checksum
 from mpifarm.errors import FarmError, OutputError
 from mpifarm.reporting.captured import not_kept
 from mpifarm.reporting.text import spans_text
@@ -41,6 +41,8 @@ class Outputs:
 
     def __init__(self) -> None:
         self._open: OrderedDict[str, RunFile] = OrderedDict()
+        self._failed: dict[str, OutputError] = {}
+        """Files that cannot be opened: a million tasks shall not try it a million times."""
 
     def attempt(self, path: str, number: int) -> Attempt:
         """Raises OutputError."""
@@ -55,6 +57,8 @@ class Outputs:
         attempt = self.attempt(line.file, line.file_row)
         if attempt.row[:1] + attempt.row[2:4] != (line.lease, line.task, line.attempt):
             raise OutputError(f"run file {line.file} is not the one that was recorded for task {line.task}")
+        if line.checksum is not None and line.checksum != output_checksum(attempt.row):
+            raise OutputError(f"run file {line.file} does not hold what was recorded: lengths or checksums differ")
         return [attempt]
 
     def stream(self, attempt: Attempt, stream: int) -> Iterator[bytes]:
@@ -68,9 +72,15 @@ class Outputs:
         if path in self._open:
             self._open.move_to_end(path)
             return self._open[path]
+        if path in self._failed:
+            raise self._failed[path]
         if len(self._open) == _FILES_OPEN_MAX:
             self._open.popitem(last=False)[1].close()
-        self._open[path] = open_run(path)
+        try:
+            self._open[path] = open_run(path)
+        except OutputError as error:
+            self._failed[path] = error
+            raise
         return self._open[path]
 
     def __enter__(self) -> Outputs:

@@ -7,6 +7,7 @@ against the row it names. Memory is a byte per attempt. Must never import click,
 from __future__ import annotations
 
 import json
+import zlib
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -15,9 +16,10 @@ import numpy as np
 
 from mpifarm.core.model import FailureClass, State
 from mpifarm.errors import FarmError, OutputError
+from mpifarm.output.exported import NO_CHECKSUM
 from mpifarm.reporting.outputs import Unanswered
 from mpifarm.reporting.source import archive_of
-from mpifarm.reporting.text import spans_text
+from mpifarm.reporting.text import spans_of, spans_text
 
 if TYPE_CHECKING:
     from mpifarm.output.reader import RunFile
@@ -27,6 +29,9 @@ if TYPE_CHECKING:
 UNPROVED = 6
 """Exit code when something is not as it should be."""
 BLOCK_ROWS = 1 << 14
+_CHECKED = np.dtype(
+    [("stdout_bytes", "<u8"), ("stderr_bytes", "<u8"), ("stdout_crc32", "<u4"), ("stderr_crc32", "<u4")]
+)
 
 Rows = np.ndarray[Any, Any]
 Bools = np.ndarray[Any, np.dtype[np.bool_]]
@@ -127,6 +132,7 @@ class Proving:
         right = inside & (rows["job"] == job)
         for name in ("task", "lease", "attempt"):
             right &= rows[name] == places[name]
+        right &= (places["checksum"] == NO_CHECKSUM) | (places["checksum"] == _checksums(rows))
         sense = (rows["state"] <= max(State)) & (rows["failure"] <= max(FailureClass))
         sense &= np.isfinite(rows["started"]) & np.isfinite(rows["ended"])
         return right, sound[np.where(inside, places["row"], 0)] & sense
@@ -150,6 +156,16 @@ class Proving:
         return found
 
 
+def _checksums(rows: Rows) -> Rows:
+    """`mpifarm.core.row.output_checksum` of each."""
+    packed = np.zeros(len(rows), _CHECKED)
+    for name in packed.dtype.names or ():
+        packed[name] = rows[name]
+    raw, size = packed.tobytes(), _CHECKED.itemsize
+    sums = [zlib.crc32(raw[at : at + size]) for at in range(0, len(raw), size)]
+    return np.array(sums, np.uint32).view(np.int32)
+
+
 def _near(places: Rows) -> Iterator[Rows]:
     """In parts whose rows lie within one block."""
     lo = 0
@@ -167,22 +183,15 @@ def damaged_rows(path: Path, told: Callable[[int], None]) -> tuple[int, list[tup
 
     with open_run(path) as run:
         sound = Sweep(run, told).sound()
-        damaged: dict[str, list[list[int]]] = {}
+        damaged: dict[str, list[int]] = {}
         for number in np.flatnonzero(~sound).tolist():
             try:
                 row = run.attempt(number)
                 where = f"of job {row.job}: its output is not what it wrote"
             except OutputError:
                 row, where = None, "rows of `attempts` that cannot be read"
-            _extend(damaged.setdefault(where, []), number if row is None else row.task)
-        return run.rows, [(spans_text(spans), why) for why, spans in damaged.items()]
-
-
-def _extend(spans: list[list[int]], number: int) -> None:
-    if spans and spans[-1][1] == number - 1:
-        spans[-1][1] = number
-    else:
-        spans.append([number, number])
+            damaged.setdefault(where, []).append(number if row is None else row.task)
+        return run.rows, [(spans_text(spans_of(numbers)), why) for why, numbers in damaged.items()]
 
 
 def verify(source: Source, jobs: Iterable[JobSummary], told: Callable[[int], None], *, as_json: bool) -> int:

@@ -50,8 +50,8 @@ def campaign(judge: Judge, folder: Path, seeds: range) -> Counter[str]:
 
 
 def test_no_damage_gives_wrong_bytes(judge: Judge, tmp_path: Path) -> None:
-    seen = campaign(judge, tmp_path, range(40))
-    assert seen["hurt"] > 15, "most of the damages did something"
+    seen = campaign(judge, tmp_path, range(24))
+    assert seen["hurt"] > 8, "most of the damages did something"
     assert seen["repaired"] > seen["right"], "repair finds more than a reader does"
 
 
