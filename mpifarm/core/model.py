@@ -63,7 +63,8 @@ class Part(NamedTuple):
     """Tasks in a row that need the same and wait for the same, on their way into the queue."""
 
     shape: Shape
-    tasks: list[TaskText]
+    tasks: list[TaskText] | list[bytes]
+    """Bare commands where none has an entry: of ten million plain lines nothing else is made."""
     parents: tuple[Parent, ...] = ()
 
 

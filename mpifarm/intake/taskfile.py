@@ -20,7 +20,7 @@ from collections.abc import Iterator
 from typing import BinaryIO
 
 from mpifarm.core.commandline import find_flaw
-from mpifarm.core.model import Parent, Part, Shape, TaskText
+from mpifarm.core.model import Parent, Part, Shape
 from mpifarm.errors import TaskFileError, UsageError
 from mpifarm.intake.directives import DIRECTIVE, Barrier, parse_barrier, parse_options
 from mpifarm.intake.needs import Annotations, Needs, Unclear, merged
@@ -63,7 +63,7 @@ def read_tasks(stream: BinaryIO, name: str, defaults: Shape) -> Iterator[Part]:
 def _in_runs(shape: Shape, commands: list[bytes], parents: tuple[Parent, ...]) -> Iterator[Part]:
     """The commands as tasks, in parts of limited length."""
     for lo in range(0, len(commands), RUN_TASKS_MAX):
-        yield Part(shape, list(map(TaskText, commands[lo : lo + RUN_TASKS_MAX])), parents)
+        yield Part(shape, commands[lo : lo + RUN_TASKS_MAX], parents)
 
 
 def _buffers(stream: BinaryIO) -> Iterator[bytes]:

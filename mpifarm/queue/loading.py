@@ -11,11 +11,10 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator
 from itertools import chain, count, repeat, starmap
-from operator import itemgetter
 from struct import Struct
 from typing import NamedTuple
 
-from mpifarm.core.model import JobId, Parent, Part, Shape
+from mpifarm.core.model import JobId, Parent, Part, Shape, TaskText
 from mpifarm.errors import UsageError
 from mpifarm.queue.arrays import Float8s, Int4s
 from mpifarm.queue.connection import Connection
@@ -30,8 +29,8 @@ _ROW = Struct(">hiiiii")
 _LENGTH = Struct(">i")
 _NULL = _LENGTH.pack(-1)
 
-_FOUR, _NULLS = repeat(4), repeat(_NULL)
-_COMMAND, _ENTRY = itemgetter(0), itemgetter(1)
+_FOUR = repeat(4)
+_NULLS: Iterable[bytes] = repeat(_NULL)
 
 _PIECE_TASKS = 8192
 _RANGES_MAX = 20_000
@@ -129,13 +128,12 @@ class Loading:
         """Rows of `part`, made and joined without a step of Python per task: a submit should be bound by the server."""
         shape, texts, parents = part
         first = self._before + self.tasks + 1
-        commands = list(map(_COMMAND, texts))
-        entries = list(map(_ENTRY, texts))
+        if isinstance(texts[0], bytes):
+            commands, tails = texts, _NULLS
+        else:
+            commands, tails = _columns(texts)
         sizes = list(map(len, commands))
         heads = map(_ROW.pack, _FOUR, _FOUR, repeat(self._job), _FOUR, count(first), sizes)
-        tails: Iterable[bytes] = _NULLS
-        if any(entry is not None for entry in entries):
-            tails = [_NULL if entry is None else _LENGTH.pack(len(entry)) + entry for entry in entries]
         if b"\0" in b"".join(commands):
             no = first + next(at for at, command in enumerate(commands) if b"\0" in command)
             raise UsageError(f"task {no}: its command holds a NUL byte, which no command line can")
@@ -147,8 +145,16 @@ class Loading:
             raise UsageError(f"a job holds {TASKS_MAX:,} tasks at most")
         if self._ranges and self._ranges[-1][:2] == (shape, parents):
             self._ranges[-1] = self._ranges[-1]._replace(hi=end)
-        elif texts:
+        else:
             self._ranges.append(_Range(shape, parents, first, end))
+
+
+def _columns(texts: list[TaskText]) -> tuple[list[bytes], Iterable[bytes]]:
+    """Commands, and entries as they go over the wire."""
+    commands, entries = zip(*texts)
+    if any(entry is not None for entry in entries):
+        return list(commands), [_NULL if entry is None else _LENGTH.pack(len(entry)) + entry for entry in entries]
+    return list(commands), _NULLS
 
 
 class Screening(Loading):

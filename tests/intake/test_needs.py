@@ -19,7 +19,7 @@ from mpifarm.intake.taskfile import read_tasks
 
 def read(content: bytes) -> list[tuple[bytes, tuple[Parent, ...]]]:
     parts = read_tasks(io.BytesIO(content), "tasks.txt", Shape())
-    return [(task.command, part.parents) for part in parts for task in part.tasks]
+    return [(command, part.parents) for part in parts for command in part.tasks]
 
 
 def needs(content: bytes) -> list[tuple[Parent, ...]]:

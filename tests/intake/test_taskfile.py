@@ -19,9 +19,9 @@ MEGABYTE = 1 << 20
 
 def read(content: bytes) -> list[tuple[Shape, bytes]]:
     return [
-        (part.shape, task.command)
+        (part.shape, command)
         for part in read_tasks(io.BytesIO(content), "tasks.txt", DEFAULTS)
-        for task in part.tasks
+        for command in part.tasks
     ]
 
 
@@ -55,10 +55,6 @@ def refusal(content: bytes) -> TaskFileError:
 )
 def test_lines_become_commands(content: bytes, expected: list[bytes]) -> None:
     assert read(content) == [(DEFAULTS, command) for command in expected]
-
-
-def test_the_entry_is_the_line_itself() -> None:
-    assert [task.entry for part in read_tasks(io.BytesIO(b"a\n"), "x", DEFAULTS) for task in part.tasks] == [None]
 
 
 def test_directives_apply_to_the_lines_after_them() -> None:
