@@ -334,6 +334,7 @@ class Race:
         some = Batch([ended(block, task, State.FAILED) for task in range(5, 8)])
         rest = Batch([ended(block, task) for task in range(5, 11)], done=[block.lease])
         again = Batch(self.first.outcomes[2:])
+        back = Batch(returned=[Return(span(block, 8, 11), FailureClass.LOST)])
 
         def record_again() -> frozenset[LeaseId]:
             queue._record_lost = True  # type: ignore[attr-defined]  # as a broken connection leaves it
@@ -345,6 +346,8 @@ class Race:
             "record-again": (queue, record_again),
             "finish": (queue, lambda: queue.record(run, rest)),
             "expire": (queue, lambda: queue.expire(LEASE_S)),
+            "renew": (queue, lambda: queue.renew(run)),
+            "release": (queue, lambda: queue.record(run, back)),
             "retry": (client, lambda: client.retry(self.job)),
             "cancel": (client, lambda: client.cancel(self.job, ranges=[(1, 17)])),
             "add": (client, lambda: client.submit_on(Terms(job=self.job), "f", b"/tmp", like_tasks(5))),
@@ -397,7 +400,7 @@ def race(pg_dsn: Dsn) -> Iterator[Race]:
 
 
 PEOPLE = ("retry", "cancel", "add", "hold")
-RUNS = ("lease", "record", "record-again", "finish", "expire")
+RUNS = ("lease", "record", "record-again", "finish", "expire", "renew", "release")
 PAIRS = [*product(PEOPLE, RUNS), *product(RUNS, PEOPLE), *product(PEOPLE, PEOPLE)]
 
 
@@ -407,7 +410,7 @@ def test_pair(race: Race, first: str, second: str) -> None:
         race.world.pass_time(2 * LEASE_S)
     answer = race.run_both(first, second)
     race.world.check()
-    if second in ("record", "record-again", "finish") and first != "expire":
+    if second in ("record", "record-again", "finish", "release") and first != "expire":
         assert answer == frozenset()
     if (first, second) == ("lease", "cancel"):
         assert answer.tasks == 16 - 13  # 11 to 13 were leased before, 1 to 10 long ago
