@@ -27,6 +27,7 @@ from mpifarm.cli_submit import submit
 from mpifarm.errors import FarmError, UsageError
 from mpifarm.intake.directives import CPUS_MAX
 from mpifarm.options import RunOptions
+from mpifarm.output.codec import CODECS, require
 from mpifarm.units import parse_duration
 
 BUG = 70
@@ -202,6 +203,9 @@ def _patience(text: str) -> float:
     "--cpus", type=click.IntRange(1, CPUS_MAX), metavar="N", help="Slots per node; else the cores given to its ranks."
 )
 @click.option("--exit-code", is_flag=True, help="Exit with 1 when a task of this run failed.")
+@click.option(
+    "--compress", type=click.Choice(CODECS), default="gzip", help="How outputs are stored; zstd needs mpifarm[zstd]."
+)
 @click.option("-q", "--quiet", is_flag=True, help="No progress.")
 @dsn_option
 def run(**options: Any) -> RunOptions:
@@ -215,6 +219,7 @@ def run(**options: Any) -> RunOptions:
       srun -n 4096 mpifarm run --tags gpu,* --idle-exit 10m
       mpifarm run --local 4 --jobs scan --max-tasks 10
     """
+    require(options["compress"])
     return RunOptions(**options)
 
 

@@ -16,7 +16,7 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any, TypeVar
 
-from mpifarm.core.messages import Message, decode, encode
+from mpifarm.core.messages import Message, Output, decode, encode
 from mpifarm.errors import SiteError
 
 if TYPE_CHECKING:
@@ -24,6 +24,8 @@ if TYPE_CHECKING:
 
 _T = TypeVar("_T")
 _TAG = 1
+_BULK_TAG = 2
+"""Of outputs: who cannot take more leaves them with their senders, and still hears everything else."""
 FINISH_POLL_S = 1e-3
 
 NO_MPI = """no MPI library could be loaded: {reason}
@@ -107,14 +109,15 @@ class World:
         """Every rank's value, on rank 0. Collective; at start-up only."""
         return self._comm.gather(value)
 
-    def everywhere(self, value: _T | None) -> _T:
-        """Rank 0's value. Collective; at start-up only."""
-        return self._comm.bcast(value)  # type: ignore[no-any-return]
+    def everywhere(self, value: _T | None, root: int = 0) -> _T:
+        """The value of rank `root`. Collective; at start-up only."""
+        return self._comm.bcast(value, root)  # type: ignore[no-any-return]
 
     def send(self, to: int, message: Message) -> None:
         """Hand over a message; the transport keeps the buffer until MPI is done with it."""
         data = encode(message)
-        self._sending.append((self._comm.Isend([data, self._mpi.BYTE], to, _TAG), data))
+        tag = _BULK_TAG if isinstance(message, Output) else _TAG
+        self._sending.append((self._comm.Isend([data, self._mpi.BYTE], to, tag), data))
 
     @property
     def sending(self) -> bool:
@@ -123,11 +126,13 @@ class World:
             self._sending.popleft()
         return bool(self._sending)
 
-    def poll(self, most: int = 64) -> list[Message]:
-        """Messages that have arrived, at most `most`."""
+    def poll(self, bulk: bool, most: int = 64) -> list[Message]:
+        """Messages that have arrived, at most `most`; outputs only if `bulk`, and then one at a time."""
         messages: list[Any] = []
         while len(messages) < most:
-            matched = self._probe() or self._probe()
+            matched = self._probe(_TAG) or self._probe(_TAG)
+            if matched is None and bulk:
+                matched, bulk = self._probe(_BULK_TAG), False
             if matched is None:
                 break
             buffer = bytearray(self._status.Get_count(self._mpi.BYTE))
@@ -135,8 +140,8 @@ class World:
             messages.append(decode(buffer))
         return messages
 
-    def _probe(self) -> MPI.Message | None:
-        return self._comm.Improbe(self._mpi.ANY_SOURCE, _TAG, self._status)
+    def _probe(self, tag: int) -> MPI.Message | None:
+        return self._comm.Improbe(self._mpi.ANY_SOURCE, tag, self._status)
 
     def finish(self) -> None:
         """Leave in order; what still arrives is received and forgotten. Every rank must call it."""
@@ -148,7 +153,7 @@ class World:
         self._mpi.Finalize()
 
     def _forget(self) -> None:
-        if not self.poll():
+        if not self.poll(bulk=True):
             time.sleep(FINISH_POLL_S)
 
     def abort(self, code: int) -> None:

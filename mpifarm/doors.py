@@ -1,4 +1,4 @@
-"""The slow doors of a rank, one thread each: the queue (on rank 0) and the run file (on the recorder's rank).
+"""The slow doors of a rank, one thread each: what they share, and the queue's (on rank 0).
 
 A door takes asks from the loop and posts events back to the loop's inbox; its thread never calls MPI. A door that meets
 trouble keeps what it was asked and goes on trying, so that the machines behind the loop only ever see answers.
@@ -13,36 +13,28 @@ import time
 from collections import deque
 from collections.abc import Callable
 from functools import partial
-from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any
 
 from mpifarm.core.actions import (
     Action,
-    Append,
     AskClose,
     AskExpire,
     AskLease,
     AskName,
     AskRecord,
-    CloseRunFile,
     Expired,
     Granted,
-    OpenRunFile,
     Ordered,
     QueueTrouble,
     Recorded,
     RunClosed,
-    Stored,
 )
-from mpifarm.core.messages import FileClosed, FileOpened, FileTrouble, Role
+from mpifarm.core.messages import Role
 from mpifarm.core.model import Limits, RunId
-from mpifarm.errors import OutputError, QueueError, QueueUnreachable
+from mpifarm.errors import QueueError, QueueUnreachable
 
 if TYPE_CHECKING:
-    from mpifarm.output.writer import Writer
     from mpifarm.queue import Queue
-
-_T = TypeVar("_T")
 
 BACKOFF_S = (0.2, 10.0)
 """First and longest pause between two tries of a door in trouble."""
@@ -81,12 +73,12 @@ class Inbox:
         return events
 
 
-class _Door:
+class Door:
     """A thread that works off asks in order. `None` ends it."""
 
     def __init__(self, name: str, inbox: Inbox, on_bug: Callable[[BaseException], None]) -> None:
         self._inbox = inbox
-        self._asks: queue.SimpleQueue[Action | None] = queue.SimpleQueue()
+        self._asks: queue.SimpleQueue[Any] = queue.SimpleQueue()
         self._leaving = threading.Event()
         self._on_bug = on_bug
         self._thread = threading.Thread(target=self._main, name=name, daemon=True)
@@ -94,7 +86,7 @@ class _Door:
     def start(self) -> None:
         self._thread.start()
 
-    def ask(self, action: Action) -> None:
+    def ask(self, action: object) -> None:
         self._asks.put(action)
 
     def leave(self, timeout_s: float) -> None:
@@ -116,7 +108,7 @@ class _Door:
         self._leaving.wait(seconds)
 
 
-class Heartbeat(_Door):
+class Heartbeat(Door):
     """Renews a run over a connection of its own, however long a verb of the other one takes, and hears the orders."""
 
     def __init__(
@@ -145,7 +137,7 @@ class Heartbeat(_Door):
             own.close()
 
 
-class QueueDoor(_Door):
+class QueueDoor(Door):
     """The only user of the queue in a run, but for the heartbeat."""
 
     def __init__(
@@ -224,93 +216,3 @@ class QueueDoor(_Door):
             except QueueError as error:
                 self._post(QueueTrouble(str(error), time.monotonic() - since, fatal=True))
                 return
-
-
-class FileDoor(_Door):
-    """The only writer of the run file. Everything that waits is appended, then flushed and fsynced once."""
-
-    def __init__(self, limits: Limits, inbox: Inbox, on_bug: Callable[[BaseException], None]) -> None:
-        super().__init__("run-file", inbox, on_bug)
-        self._limits = limits
-        self._writer: Writer | None = None
-
-    def _work(self) -> None:
-        while True:
-            asks = [self._asks.get()]
-            while not self._asks.empty():
-                asks.append(self._asks.get())
-            appends = [ask for ask in asks if isinstance(ask, Append)]
-            for ask in asks:
-                if isinstance(ask, OpenRunFile):
-                    self._open(ask)
-            if appends and self._writer is not None:
-                self._store(appends, self._writer)
-            if None in asks or any(isinstance(ask, CloseRunFile) for ask in asks):
-                self._close()
-                if None in asks:
-                    return
-
-    def _open(self, ask: OpenRunFile) -> None:
-        from mpifarm.output.writer import Writer  # h5py: on the recorder's rank only
-
-        order = ask.order
-        try:
-            path = _unused(Path(order.path))
-            self._writer = Writer(path, order.attributes, order.nodes)
-        except OutputError as error:
-            self._inbox.post(Role.RECORDER, FileTrouble(str(error), fatal=True))
-            return
-        self._inbox.post(Role.RECORDER, FileOpened(str(path)))
-
-    def _store(self, appends: list[Append], writer: Writer) -> None:
-        stored: list[Stored] = []
-        for ask in appends:
-            output = ask.output
-            appended = self._persist(partial(writer.append, output))
-            if appended is None:
-                return
-            stored.append(
-                Stored(output.rank, appended.rows, appended.first_row, output.size, writer.extents, output.tails)
-            )
-
-        def synced() -> bool:
-            writer.sync()
-            return True
-
-        if self._persist(synced):
-            for event in stored:
-                self._inbox.post(Role.RECORDER, event)
-
-    def _persist(self, step: Callable[[], _T]) -> _T | None:
-        """Do one step; while the file cannot be written, tell why once and try again. None: given up, for the file
-        is broken or the run leaves."""
-        told = ""
-        while True:
-            try:
-                return step()
-            except OutputError as error:
-                broken = self._writer is None or self._writer.broken
-                if str(error) != told or broken:
-                    told = str(error)
-                    self._inbox.post(Role.RECORDER, FileTrouble(told, fatal=bool(broken)))
-                if broken or self._leaving.is_set():
-                    return None
-                self._pause(1.0)
-
-    def _close(self) -> None:
-        if self._writer is not None:
-            writer, self._writer = self._writer, None
-            try:
-                writer.close()
-            except OutputError as error:
-                self._inbox.post(Role.RECORDER, FileTrouble(str(error), fatal=False))
-        self._inbox.post(Role.RECORDER, FileClosed())
-
-
-def _unused(path: Path) -> Path:
-    """`path`, or with -2, -3 ... before the suffix: two queues may count their runs into one directory."""
-    candidate, number = path, 1
-    while candidate.exists():
-        number += 1
-        candidate = path.with_name(f"{path.stem}-{number}{path.suffix}")
-    return candidate

@@ -31,6 +31,7 @@ from mpifarm.core.actions import (
     HoldLauncher,
     LauncherGone,
     OpenRunFile,
+    Pack,
     Say,
     Send,
     Tick,
@@ -38,8 +39,9 @@ from mpifarm.core.actions import (
 )
 from mpifarm.core.messages import Exit, Message, Role, StopAsked
 from mpifarm.core.roles import DISPATCHER
-from mpifarm.doors import FileDoor, Inbox, QueueDoor
+from mpifarm.doors import Inbox, QueueDoor
 from mpifarm.launch.launcher import Launcher
+from mpifarm.output_doors import FileDoor, PackDoor
 
 STOP_SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGUSR1)
 """SIGUSR1 too: prterun follows a SIGTERM with SIGKILL after a quarter of a second, but passes SIGUSR1 on unharmed."""
@@ -47,6 +49,8 @@ STOP_SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGUSR1)
 TICK_S = 0.05
 REST_S = (50e-6, 10e-3)
 """First and longest rest of a rank with a role, while nothing happens."""
+SENDING_REST_S = (200e-6, 1e-3)
+"""The same while messages are on their way: MPI moves them only when it is called."""
 FOLLOWER_REST_S = 0.1
 """A rank without a role waits for one message, the last."""
 
@@ -72,6 +76,7 @@ class Loop:
         inbox: Inbox,
         launcher: Launcher | None,
         queue_door: QueueDoor | None,
+        pack_door: PackDoor | None,
         file_door: FileDoor | None,
         listener: Listener,
     ) -> None:
@@ -79,6 +84,7 @@ class Loop:
         self._inbox = inbox
         self._launcher = launcher
         self._queue_door = queue_door
+        self._pack_door = pack_door
         self._file_door = file_door
         self._listener = listener
         self._roles: dict[Role, Machine] = {}
@@ -126,12 +132,14 @@ class Loop:
         if busy or self._events:
             self._rest, rest_s = REST_S[0], 0.0
         else:
-            rest_s = REST_S[0] * 4 if self._world.sending else self._rest
+            rest_s = self._rest
+            if self._world.sending:
+                rest_s = min(max(rest_s, SENDING_REST_S[0]), SENDING_REST_S[1])
             self._rest = min(2 * self._rest, REST_S[1] if self._roles else FOLLOWER_REST_S)
         return [fd for fd, _ in self._epoll.poll(rest_s)]
 
     def _gather(self, ready: list[int]) -> None:
-        for message in self._world.poll():
+        for message in self._world.poll(bulk=self._file_door is not None and self._file_door.hungry):
             self._deliver(message)
         if self._inbox.fileno() in ready:
             self._events.extend(self._inbox.take())
@@ -173,6 +181,9 @@ class Loop:
             case AskLease() | AskRecord() | AskName() | AskExpire() | AskClose():
                 assert self._queue_door is not None
                 self._queue_door.ask(action)
+            case Pack():
+                assert self._pack_door is not None
+                self._pack_door.ask(action)
             case OpenRunFile() | Append() | CloseRunFile():
                 assert self._file_door is not None
                 self._file_door.ask(action)

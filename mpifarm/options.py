@@ -39,6 +39,8 @@ class RunOptions:
     local: int | None = None
     """Start this many ranks on this machine first."""
     quiet: bool = False
+    compress: str = "gzip"
+    """How outputs are compressed: none, gzip or zstd."""
 
     def terms(self, must_end_by: float) -> RunTerms:
         """When the run ends. must_end_by: Unix seconds."""

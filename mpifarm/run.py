@@ -31,10 +31,12 @@ from mpifarm.core.model import Limits, NodeShape, RunId, State
 from mpifarm.core.recorder import Recorder
 from mpifarm.core.roles import Roles, assign
 from mpifarm.core.verbs import RunInfo
-from mpifarm.doors import FileDoor, Inbox, QueueDoor
+from mpifarm.doors import Inbox, QueueDoor
 from mpifarm.errors import FarmError, SiteError
+from mpifarm.launch import arena
 from mpifarm.launch.launcher import Launcher, fork_launcher
 from mpifarm.loop import Loop
+from mpifarm.output_doors import FileDoor, PackDoor
 
 if TYPE_CHECKING:
     from mpifarm.comm import World
@@ -53,6 +55,8 @@ class RankHello:
     host: str
     cpus: tuple[int, ...]
     version: tuple[str, int]
+    arena: str
+    """Where the memory of its launcher can be opened."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,6 +67,9 @@ class Plan:
     nodes: tuple[NodeShape, ...]
     must_end_by: float = inf
     """Unix seconds, for tasks."""
+    arena: str = ""
+    """That of the leader on the recorder's node."""
+    compress: str = "gzip"
     error: str = ""
     code: int = 0
 
@@ -97,7 +104,8 @@ def main(argv: list[str]) -> int:
 def _main_in_world(world: World, launcher: Launcher, argv: list[str], allocation: Allocation) -> int:
     session: Session | None = None
     roles = assign(world.leader_of_ranks())
-    hello = RankHello(socket.gethostname(), tuple(sorted(os.sched_getaffinity(0))), (__version__, VERSION))
+    cpus = tuple(sorted(os.sched_getaffinity(0)))
+    hello = RankHello(socket.gethostname(), cpus, (__version__, VERSION), launcher.arena.path)
     hellos = world.gather(hello)
     plan: Plan | None = None
     if world.rank == roles.recorder:
@@ -105,7 +113,8 @@ def _main_in_world(world: World, launcher: Launcher, argv: list[str], allocation
     if hellos is not None:
         try:
             session = Session(argv, roles, hellos, allocation)
-            plan = Plan(roles, session.nodes, session.must_end_by)
+            arena_path = hellos[roles.leader_of(roles.recorder)].arena
+            plan = Plan(roles, session.nodes, session.must_end_by, arena_path, session.options.compress)
         except SystemExit as error:  # click has said what is wrong
             plan = Plan(roles, (), error="usage", code=error.code if isinstance(error.code, int) else 2)
         except FarmError as error:
@@ -126,6 +135,10 @@ def _work(world: World, launcher: Launcher, plan: Plan, session: Session | None)
     leads = roles.leader_of(rank) == rank
     if not leads:
         launcher.close()
+    seen = None
+    if rank == roles.recorder:
+        seen = launcher.arena if leads else arena.attach(plan.arena)
+    shared = world.everywhere(seen is not None, roles.recorder) and roles.leader_of(roles.recorder) == rank
     inbox = Inbox()
 
     def on_bug(error: BaseException) -> None:
@@ -134,12 +147,14 @@ def _work(world: World, launcher: Launcher, plan: Plan, session: Session | None)
         world.abort(BUG)
 
     queue_door = QueueDoor(session.queue, session.run, limits, inbox, on_bug) if session else None
-    file_door = FileDoor(limits, inbox, on_bug) if rank == roles.recorder else None
-    loop = Loop(world, inbox, launcher if leads else None, queue_door, file_door, session or Silent())
+    pack_door = PackDoor(launcher.arena, shared, plan.compress, inbox, on_bug) if leads else None
+    file_door = FileDoor(limits, seen, inbox, on_bug) if rank == roles.recorder else None
+    loop = Loop(world, inbox, launcher if leads else None, queue_door, pack_door, file_door, session or Silent())
     if file_door is not None:
         loop.carry(Role.RECORDER, Recorder(limits))
         file_door.start()
-    if leads:
+    if pack_door is not None:
+        pack_door.start()
         number = roles.node_of[rank]
         leader = Leader(rank, plan.nodes[number], number, roles.recorder, limits)
         loop.carry(Role.LEADER, leader)
@@ -158,6 +173,8 @@ def _work(world: World, launcher: Launcher, plan: Plan, session: Session | None)
     launcher.close()
     if queue_door is not None:
         queue_door.leave(timeout_s=5.0)
+    if pack_door is not None:
+        pack_door.leave(timeout_s=5.0)
     if file_door is not None:
         file_door.leave(timeout_s=30.0)
     code = 0
@@ -250,7 +267,7 @@ class Session:
             "cwd": str(Path.cwd()),
         }
         nodes = tuple((node.name, ranks[number], node.slots) for number, node in enumerate(self.nodes))
-        return OpenFile(self.file_path, attributes, nodes)
+        return OpenFile(self.file_path, attributes, nodes, self.options.compress)
 
     def watch(self, dispatcher: Dispatcher) -> None:
         self._dispatcher = dispatcher

@@ -29,7 +29,7 @@ class ToLauncher:
 
 @dataclass(frozen=True, slots=True)
 class HoldLauncher:
-    """Stop (or go on) reading what the launcher says: its socket fills, and the tasks' pipes behind it."""
+    """Stop (or go on) reading what the launcher says: its socket fills, and it starts nothing more."""
 
     hold: bool
 
@@ -68,6 +68,14 @@ class OpenRunFile:
 
 
 @dataclass(frozen=True, slots=True)
+class Pack:
+    """Make chunks of (cell, bytes filled) of the node's arena, and give back `output` with them."""
+
+    output: Output
+    cells: tuple[tuple[int, int], ...]
+
+
+@dataclass(frozen=True, slots=True)
 class Append:
     output: Output
 
@@ -94,7 +102,7 @@ class Finished:
 
 Action = (
     Send | ToLauncher | HoldLauncher | AskLease | AskRecord | AskName | AskExpire | AskClose
-    | OpenRunFile | Append | CloseRunFile | Say | Finished
+    | OpenRunFile | Pack | Append | CloseRunFile | Say | Finished
 )  # fmt: skip
 
 # --- events ----------------------------------------------------------------------------------------------
@@ -149,14 +157,28 @@ class QueueTrouble:
 
 
 @dataclass(frozen=True, slots=True)
+class Packed:
+    """What Pack asked for, in the order in which it was asked."""
+
+    output: Output
+
+
+@dataclass(frozen=True, slots=True)
+class Appended:
+    """The run file door: the next Output of the leader on `rank` is in the file, not yet durable."""
+
+    rank: int
+    extents: int
+    """Rows of extents in the file."""
+
+
+@dataclass(frozen=True, slots=True)
 class Stored:
     """The run file door: an Output is flushed and fsynced. `rows` has absolute extent numbers."""
 
     rank: int
     rows: bytes
     first_row: int
-    size: int
-    extents: int
     tails: dict[tuple[LeaseId, int], bytes] = field(default_factory=dict)
 
 

@@ -1,14 +1,13 @@
-"""Gathers pieces of output into whole chunks of the run file, where the output is born: on the leaders.
+"""Where output lies between a task's pipe and the run file: cells of a node's arena become chunks of the file.
 
-The run file's byte pool is a row of chunks of one size, each deflated or raw. The one writer of the file appends
-chunks as they come and never looks inside, so the CPU of compression is spent on many nodes and not on one. Pieces of
-many attempts share a chunk; an extent (see `mpifarm.core.row`) remembers where each lies. Imports only zlib.
+The file's byte pool is a row of chunks of one size; a cell of the arena (`mpifarm.launch.arena`) has that size. The
+launcher fills cells with the output of all its tasks, in the order in which it comes; the leader notes which piece lies
+where (an extent, see `mpifarm.core.row`); a thread beside it deflates whole cells; the one writer of the file appends
+them and never looks inside. A cell is free again when it is in the file, and a launcher that runs low of cells stops
+reading: so there is one credit for everything between pipe and file. Pure: decides only.
 """
 
 from __future__ import annotations
-
-import zlib
-from typing import NamedTuple
 
 from mpifarm.core.row import EXTENT
 
@@ -16,95 +15,121 @@ WORTHWHILE = 0.9
 """A deflated chunk is kept when it is smaller than this share of the raw one."""
 
 RAW_BEFORE_RETRY = 16
-"""After a chunk that did not shrink, so many stay raw untried: deflating noise costs 2 ms of CPU per 64 KiB."""
+"""After a chunk that did not shrink, so many stay raw untried."""
 
-DEFLATE_LEVEL = 1
-
-
-class Packed(NamedTuple):
-    """What goes into one `Output` message: `extents` is packed; `size` counts the bytes of output before deflate."""
-
-    extents: bytes
-    chunks: tuple[tuple[bool, bytes], ...]
-    size: int
+WAITING_MESSAGES_MAX = 1
+"""With more messages waiting, deflating is what holds up the output: chunks stay raw until it has caught up."""
 
 
-class ChunkPacker:
-    """Packs pieces of output into chunks of `chunk_bytes`. `take` empties it for the next message."""
+class Cells:
+    """The launcher's side: which cell is being filled, which are free."""
 
-    def __init__(self, chunk_bytes: int) -> None:
-        self._chunk_bytes = chunk_bytes
-        self._still_raw = 0
+    def __init__(self, count: int, cell_bytes: int, reserve: int) -> None:
+        """`reserve`: so many cells are kept for the last output of tasks that run already."""
+        assert 0 <= reserve < count
+        self._free = list(range(count - 1, -1, -1))  # the last one freed is used next: few pages are ever touched
+        self._cell_bytes = cell_bytes
+        self._reserve = reserve
+        self._high = reserve + (count - reserve) // 4
+        self.cell = -1
+        """The one being filled; -1: none."""
+        self.filled = 0
+        self.full = 0
+        """Cells filled up since the last `close`."""
+
+    @property
+    def low(self) -> bool:
+        """Only the reserve is left: read nothing that can wait."""
+        return len(self._free) <= self._reserve
+
+    @property
+    def ample(self) -> bool:
+        """After `low`: it is worth to go on."""
+        return len(self._free) > self._high
+
+    def open(self) -> None:
+        """See to it that a cell with room is being filled."""
+        if self.cell < 0:
+            self.cell, self.filled = self._free.pop(), 0
+
+    def fill(self, size: int) -> None:
+        """`size` more bytes are in the cell."""
+        self.filled += size
+        if self.filled == self._cell_bytes:
+            self.cell, self.full = -1, self.full + 1
+
+    def close(self) -> None:
+        """Nothing will be added to cells used so far."""
+        self.cell, self.full = -1, 0
+
+    def give_back(self, cells: tuple[int, ...]) -> None:
+        """These are in the file."""
+        self._free += cells
+
+
+class Layout:
+    """The leader's side: cells and extents of its next message. `take` empties it."""
+
+    def __init__(self, cell_bytes: int) -> None:
+        self._cell_bytes = cell_bytes
         self._clear()
 
     def _clear(self) -> None:
-        self._chunks: list[tuple[bool, bytes]] = []
-        self._parts: list[bytes | memoryview] = []
-        """Of the chunk that is being filled; joined once, when it is full."""
-        self._filled = 0
+        self.cells: list[list[int]] = []
+        """Number and bytes filled of each, in order."""
         self._extents: list[list[int]] = []
         self._latest: tuple[tuple[int, int, int], int] | None = None
-        self.size = 0
-        """Bytes added since the last `take`."""
 
     @property
     def extent_count(self) -> int:
         """How many extents the next `take` will give: an attempt's `extent_lo` and `extent_hi` in the message."""
         return len(self._extents)
 
-    def add(self, key: tuple[int, int, int], stream: int, piece: bytes) -> None:
-        """Append `piece` to the output of attempt `key` (lease, task, attempt) on `stream`."""
-        length = len(piece)
-        if not length:
-            return
-        self.size += length
+    def add(self, key: tuple[int, int, int], stream: int, cell: int, offset: int, length: int) -> None:
+        """`length` bytes of attempt `key` (lease, task, attempt) on `stream` are at `offset` of `cell`.
+
+        Pieces must come in the order in which they were filled in.
+        """
+        cells = self.cells
+        if not cells or cells[-1][0] != cell:
+            cells.append([cell, 0])
+        cells[-1][1] = offset + length
         if self._latest == (key, stream):
-            self._extents[-1][4] += length  # chunks of a message lie side by side: still one extent
+            self._extents[-1][4] += length  # cells of a message lie side by side in the file: still one extent
         else:
-            position = len(self._chunks) * self._chunk_bytes + self._filled
+            position = (len(cells) - 1) * self._cell_bytes + offset
             self._extents.append([*key, stream, length, position])
-            self._latest = (key, stream)
-        if self._filled + length < self._chunk_bytes:
-            self._parts.append(piece)
-            self._filled += length
-        else:
-            self._spread(piece)
+            self._latest = key, stream
 
-    def take(self) -> Packed:
-        """Everything added since the last call. The last chunk is padded with zeros, which deflate to nothing."""
-        if self._filled:
-            padded = b"".join((*self._parts, bytes(self._chunk_bytes - self._filled)))
-            self._chunks.append(self._deflate(padded))
-        packed = Packed(b"".join(EXTENT.pack(*extent) for extent in self._extents), tuple(self._chunks), self.size)
+    def take(self) -> tuple[bytes, tuple[tuple[int, int], ...]]:
+        """Packed extents, and (cell, bytes filled) in order."""
+        extents = b"".join(EXTENT.pack(*extent) for extent in self._extents)
+        cells = tuple((cell, filled) for cell, filled in self.cells)
         self._clear()
-        return packed
+        return extents, cells
 
-    def _spread(self, piece: bytes) -> None:
-        """Fill up the current chunk and as many more as `piece` has bytes for."""
-        view, start, length = memoryview(piece), 0, len(piece)
-        while self._filled + length - start >= self._chunk_bytes:
-            stop = start + self._chunk_bytes - self._filled
-            self._parts.append(piece if stop - start == length else view[start:stop])
-            self._seal()
-            start = stop
-        if start < length:
-            self._parts.append(view[start:])
-            self._filled = length - start
 
-    def _seal(self) -> None:
-        whole = self._parts[0] if len(self._parts) == 1 else b"".join(self._parts)
-        self._parts, self._filled = [], 0
+class Squeeze:
+    """Which chunks to compress. One for each thread that does it, since it learns from what came before."""
+
+    def __init__(self, cell_bytes: int) -> None:
+        self._cell_bytes = cell_bytes
+        self._still_raw = 0
+
+    def wants(self, filled: int, waiting: int) -> bool:
+        """Whether to try it on a cell with `filled` bytes in it, while `waiting` messages wait behind this one."""
+        if filled <= self._cell_bytes // 2:
+            return True  # its padding alone is worth it, and costs next to nothing
+        if waiting > WAITING_MESSAGES_MAX:
+            return False
         if self._still_raw:
             self._still_raw -= 1
-            self._chunks.append((False, bytes(whole)))  # no copy when it is one piece of bytes
-            return
-        chunk = self._deflate(whole)
-        if not chunk[0]:
-            self._still_raw = RAW_BEFORE_RETRY
-        self._chunks.append(chunk)
+            return False
+        return True
 
-    def _deflate(self, whole: bytes | memoryview) -> tuple[bool, bytes]:
-        deflated = zlib.compress(whole, DEFLATE_LEVEL)
-        if len(deflated) < WORTHWHILE * self._chunk_bytes:
-            return True, deflated
-        return False, bytes(whole)
+    def keeps(self, size: int) -> bool:
+        """Whether the compressed chunk of `size` bytes is better than the raw one."""
+        if size < WORTHWHILE * self._cell_bytes:
+            return True
+        self._still_raw = RAW_BEFORE_RETRY
+        return False

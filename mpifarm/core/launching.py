@@ -41,7 +41,7 @@ class EndedAttempt(NamedTuple):
     """How an attempt ended. Crosses the link as a plain tuple of these fields: six times cheaper to pickle.
 
     exit_code and signal are what the process left, 0 where it left none: after a signal exit_code is 0, and both are 0
-    for an attempt that never became a process (LAUNCH). stdout and stderr are the bytes not sent before as Pieces.
+    for an attempt that never became a process (LAUNCH). All its output was told before, as Pieces.
     """
 
     lease: LeaseId
@@ -61,8 +61,12 @@ class EndedAttempt(NamedTuple):
     max_rss_kib: int
     read_bytes: int
     write_bytes: int
-    stdout: bytes
-    stderr: bytes
+    stdout_bytes: int
+    stdout_crc32: int
+    stderr_bytes: int
+    stderr_crc32: int
+    stderr_tail: bytes
+    """Its last bytes, when the attempt failed."""
     kept: tuple[int, int, int] | None = None
     """The fields of a Kept; None: all was kept, and nothing else was taken."""
 

@@ -9,11 +9,12 @@ from __future__ import annotations
 
 from math import inf
 
-from mpifarm.core.actions import Action, LauncherGone, Send, Tick, ToLauncher
+from mpifarm.core.actions import Action, LauncherGone, Packed, Send, Tick, ToLauncher
 from mpifarm.core.gathering import Gathering
 from mpifarm.core.launching import EndedAttempt
 from mpifarm.core.messages import (
     Cancel,
+    Closed,
     Deal,
     Drain,
     Ended,
@@ -29,11 +30,13 @@ from mpifarm.core.messages import (
     Want,
     Written,
 )
-from mpifarm.core.model import AttemptKey, LeaseId, Limits, NodeShape
+from mpifarm.core.model import Limits, NodeShape
 from mpifarm.core.pacing import Pace
 from mpifarm.core.roles import DISPATCHER
 
-LeaderEvent = Deal | Stop | Cancel | Written | Ended | Pieces | NotStarted | LauncherLog | LauncherGone | Tick
+LeaderEvent = (
+    Deal | Stop | Cancel | Written | Ended | Pieces | Closed | Packed | NotStarted | LauncherLog | LauncherGone | Tick
+)
 
 
 class Leader:
@@ -52,7 +55,8 @@ class Leader:
         self._asked_for = 0
         self._stopping = False
         self._lost = False
-        self._gathering = Gathering(rank, number, recorder, limits)
+        self._recorder = recorder
+        self._gathering = Gathering(rank, number, limits)
 
     def start(self, now: float, must_end_by: float = inf) -> list[Action]:
         """What to do before the first event. must_end_by: Unix seconds, for tasks whose time limit is known."""
@@ -71,12 +75,16 @@ class Leader:
                 for attempt in attempts:
                     self._end(EndedAttempt._make(attempt))
             case Pieces(pieces):
-                for key, stream, piece in pieces:
-                    self._gathering.add_piece(AttemptKey(LeaseId(key[0]), key[1], key[2]), stream, piece)
+                for piece in pieces:
+                    self._gathering.add_piece(*piece)
+            case Closed():
+                self._gathering.close()
+            case Packed(output):
+                actions.append(Send(self._recorder, output))
             case Deal():
                 actions += self._receive(event)
             case Written():
-                self._gathering.written(event)
+                actions += self._gathering.written(event)
             case Stop(grace_s):
                 self._stopping = True
                 actions.append(ToLauncher(Drain(grace_s)))
@@ -91,6 +99,7 @@ class Leader:
                 actions.append(Send(DISPATCHER, Note(self._rank, f"{self._node.name}: {text}")))
             case LauncherGone(reason):
                 self._lost = True
+                self._gathering.close()
                 actions.append(Send(DISPATCHER, LauncherLost(self._rank, reason)))
             case Tick():
                 pass

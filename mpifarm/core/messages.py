@@ -141,10 +141,12 @@ class Cancel:
 
 @dataclass(frozen=True, slots=True)
 class Written:
-    """Recorder: `size` bytes of output of yours are on disk; `extents` rows stand in the file now."""
+    """Recorder: the oldest Output of yours that was not, is in the file, which has `extents` rows of extents now.
+
+    What it consisted of can be forgotten; that it survives a crash says Durable.
+    """
 
     TO: ClassVar[Role] = Role.LEADER
-    size: int
     extents: int
 
 
@@ -155,20 +157,24 @@ class Output:
     extents: packed EXTENT rows; `position` counts from the start of this message's first chunk.
     rows: packed ROW rows; extent_lo >= 0 counts from this message's first extent, extent_lo < 0 is an absolute row
     number stored as -(n + 1) (the attempt began in an earlier message); extent_hi counts from this message's first.
-    chunks: (deflated?, bytes) of chunks that hold `chunk_bytes` each when inflated.
+    chunks: (compressed?, bytes) of chunks that hold `chunk_bytes` each when inflated.
+    cells: to a recorder that sees the leader's arena, instead of chunks: (compressed?, cell, length) of each.
     """
 
     TO: ClassVar[Role] = Role.RECORDER
     rank: int
     rows: bytes
     extents: bytes
-    chunks: tuple[tuple[bool, bytes], ...]
+    chunks: tuple[tuple[bool, bytes | memoryview], ...]
     tails: dict[tuple[LeaseId, int], bytes]
     log: tuple[tuple[float, str], ...] = ()
+    cells: tuple[tuple[bool, int, int], ...] = ()
 
     @property
     def size(self) -> int:
-        return len(self.rows) + len(self.extents) + sum(len(data) for _, data in self.chunks)
+        """Bytes that the file will grow by, or little more."""
+        index = len(self.rows) + len(self.extents)
+        return index + sum(len(data) for _, data in self.chunks) + sum(length for *_, length in self.cells)
 
 
 @dataclass(frozen=True, slots=True)
@@ -178,6 +184,7 @@ class OpenFile:
     attributes: dict[str, str]
     nodes: tuple[tuple[str, int, int], ...]
     """(name, ranks, slots) by node number."""
+    compress: str = "gzip"
 
 
 @dataclass(frozen=True, slots=True)
@@ -240,9 +247,24 @@ class Drain:
 
 @dataclass(frozen=True, slots=True)
 class Pieces:
-    """From the launcher: output of attempts that still run: ((lease, task, attempt), stream, bytes)."""
+    """From the launcher: where output of attempts lies in the arena, in order; before the attempt's end is told.
 
-    pieces: tuple[tuple[tuple[int, int, int], int, bytes], ...]
+    ((lease, task, attempt), stream, cell, offset, length)
+    """
+
+    pieces: tuple[tuple[tuple[int, int, int], int, int, int, int], ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Closed:
+    """From the launcher: nothing will be added to the cells told of so far; what is in them can go to the file."""
+
+
+@dataclass(frozen=True, slots=True)
+class Free:
+    """To the launcher: these cells are in the file."""
+
+    cells: tuple[int, ...]
 
 
 @dataclass(frozen=True, slots=True)
@@ -268,7 +290,7 @@ class LauncherLog:
     text: str
 
 
-LinkMessage = Setup | Start | Drain | Cancel | Pieces | Ended | NotStarted | LauncherLog
+LinkMessage = Setup | Start | Drain | Cancel | Free | Pieces | Closed | Ended | NotStarted | LauncherLog
 
 
 def encode(message: Message | LinkMessage) -> bytes:

@@ -159,10 +159,21 @@ class Limits:
     record_tasks_max: int = 5_000
     output_every_s: float = 0.1
     """A leader sends what it gathered at least this often."""
-    chunk_bytes: int = 64 << 10
+    chunk_bytes: int = 256 << 10
     message_bytes_max: int = 4 << 20
-    unwritten_bytes_max: int = 32 << 20
-    """A leader with more output on its way to the recorder stops reading from its tasks."""
+    """A launcher closes the cells it has filled when they are so many bytes."""
+    in_flight_bytes_max: int = 32 << 20
+    """Output of a node between its tasks' pipes and the run file; with more its launcher stops reading."""
+    arena_bytes: int = 48 << 20
+    """The same, with what one more ended task can add."""
+    unwritten_rows_bytes_max: int = 4 << 20
+    """A leader with more rows on their way to the recorder stops listening to its launcher."""
+    recorder_bytes_max: int = 64 << 20
+    """A recorder that holds more for the disk receives no further outputs."""
+    unsynced_bytes_max: int = 256 << 20
+    """A recorder with more in the file that is not synced appends nothing until it is."""
+    file_silent_s: float = 20.0
+    """A file system that has not answered for so long is worth a word."""
     stderr_tail_bytes: int = 2048
     """What Postgres keeps of a failed attempt's stderr."""
     term_to_kill_s: float = 2.0
@@ -183,5 +194,5 @@ class Limits:
         assert self.lease_s > self.silent_s > 3 * self.heartbeat_every_s
         assert self.lease_s > 2 * self.answer_s  # a stalled connection is replaced before the run is taken for dead
         assert self.leader_lost_s > 3 * self.leader_beat_s
-        assert self.message_bytes_max < self.unwritten_bytes_max
-        assert self.chunk_bytes < self.message_bytes_max
+        assert self.chunk_bytes < self.message_bytes_max < self.in_flight_bytes_max < self.arena_bytes
+        assert self.arena_bytes % self.chunk_bytes == 0

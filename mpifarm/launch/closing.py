@@ -20,13 +20,15 @@ from mpifarm.core.keeping import ALL, Keep, parse_keep
 from mpifarm.core.launching import Kept, Launching, Running, unlaunched
 from mpifarm.core.model import FailureClass, JobId, State
 from mpifarm.core.patterns import CapturePattern
-from mpifarm.core.row import CAPTURED, CONTENTS, HAS_CONTENTS, NOT_ALL_TAKEN
+from mpifarm.core.row import CAPTURED, CONTENTS, HAS_CONTENTS, NOT_ALL_TAKEN, STDERR, STDOUT
 from mpifarm.launch.holding import Holding, hold
 from mpifarm.launch.outbox import AttemptId, EndedProcess, Outbox
+from mpifarm.launch.spawning import Said, Stream, fresh, told
 from mpifarm.launch.taking import TICK_MAX_NS, Step, Taking, file_clock_ns
 
 STEPS_AT_ONCE = 64
 BYTES_AT_ONCE = 1 << 20
+READ_BYTES = 64 << 10
 TICK_WAIT_S = 0.001
 
 Fields = tuple[object, ...]
@@ -40,6 +42,16 @@ class _Wishes(NamedTuple):
     job: JobText
     keep: Keep
     patterns: tuple[CapturePattern, ...]
+
+
+class _Begun(NamedTuple):
+    """An attempt that runs."""
+
+    holding: Holding
+    clock_ns: int
+    """The time of files as it began."""
+    said: dict[int, Said]
+    """Of what was sent on, by stream."""
 
 
 class _Closed(NamedTuple):
@@ -58,8 +70,7 @@ class Closing:
     def __init__(self, outbox: Outbox, launching: Launching, conclude: Callable[[EndedProcess], Fields]) -> None:
         self._outbox, self._launching, self._conclude = outbox, launching, conclude
         self._wishes: dict[JobId, _Wishes] = {}
-        self._begun: dict[AttemptId, tuple[Holding, int]] = {}
-        """Attempts that run, and the time of files as they began."""
+        self._begun: dict[AttemptId, _Begun] = {}
         self._closed: deque[_Closed] = deque()
         self._leaving: deque[tuple[Running, int]] = deque()
         """Attempts that are done, and the time of files when their slots are free."""
@@ -84,19 +95,40 @@ class Closing:
         """It is about to be started."""
         wishes = self._wishes.get(running.block.job)
         if wishes is not None:
-            self._begun[_id(running)] = hold(wishes.keep), file_clock_ns()
+            said = {stream: fresh(stream) for stream in (STDOUT, STDERR)}
+            self._begun[_id(running)] = _Begun(hold(wishes.keep), file_clock_ns(), said)
 
     def forget(self, running: Running) -> None:
         """It was not started."""
         self._begun.pop(_id(running), None)
 
-    def add_piece(self, attempt: AttemptId, stream: int, piece: bytes, now: float) -> None:
-        """As `Outbox.add_piece`."""
+    @property
+    def low(self) -> bool:
+        """As of the outbox."""
+        return self._outbox.low
+
+    def read(self, attempt: AttemptId, stream: Stream, now: float) -> int:
+        """As `Outbox.read`."""
         begun = self._begun.get(attempt)
         if begun is None:
-            self._outbox.add_piece(attempt, stream, piece, now)
-        else:
-            begun[0].add(stream, piece, partial(self._send, attempt, now))
+            return self._outbox.read(attempt, stream, now)
+        read = 0
+        while read < stream.capacity:
+            try:
+                piece = os.read(stream.read_fd, READ_BYTES)
+            except BlockingIOError:
+                break
+            if piece:
+                begun.holding.add(stream.number, piece, partial(self._say, attempt, begun, now))
+            read += len(piece)
+            if len(piece) < READ_BYTES:
+                break
+        return read
+
+    def _say(self, attempt: AttemptId, begun: _Begun, now: float, stream: int, piece: bytes) -> None:
+        """Send on a piece of stdout or stderr."""
+        begun.said[stream].add(piece)
+        self._outbox.write(attempt, stream, piece, now)
 
     def end(self, process: EndedProcess, now: float) -> bool:
         """Whether its attempt is one of those that end here; if so, its slot is freed here, too."""
@@ -108,8 +140,12 @@ class Closing:
         wishes = self._wishes[running.block.job]
         fields = self._conclude(process)
         succeeded = fields[_STATE] == State.SUCCEEDED
-        last, kept = begun[0].end((process[-2], process[-1]), succeeded, partial(self._send, attempt, now))
-        fields = (*fields[:_STDOUT], *last)
+        say = partial(self._say, attempt, begun, now)
+        last, kept = begun.holding.end((b"", b""), succeeded, say)
+        for stream, piece in zip((STDOUT, STDERR), last):
+            say(stream, piece)
+        failed = fields[_STATE] == State.FAILED
+        fields = (*fields[:_STDOUT], *told(begun.said[STDOUT], begun.said[STDERR], failed=failed))
         if not wishes.patterns or running.killed_for not in (FailureClass.NONE, FailureClass.TIMEOUT):
             self._launching.free(running.slot)
             self._report(fields, kept, now)
@@ -117,7 +153,7 @@ class Closing:
         entry = running.text.command if running.text.entry is None else running.text.entry
         values: dict[str, int | str] = {"task": running.task, "attempt": running.block.attempt}
         values |= {"job": wishes.job.name, "": os.fsdecode(entry)}
-        taking = Taking(wishes.job.cwd, wishes.patterns, values, begun[1])
+        taking = Taking(wishes.job.cwd, wishes.patterns, values, begun.clock_ns)
         self._launching.outlived(running.slot)
         self._closed.append(_Closed(running, fields, kept, taking, taking.steps()))
         self.due_at = now
@@ -137,7 +173,7 @@ class Closing:
                 self._take_leave(closed, cut, now)
             elif piece is not None:
                 size += len(piece)
-                self._send(_id(closed.running), now, CAPTURED, piece)
+                self._outbox.write(_id(closed.running), CAPTURED, piece, now)
         clock_ns = file_clock_ns() if self._leaving else 0
         while self._leaving and not clock_ns <= self._leaving[0][1] < clock_ns + TICK_MAX_NS:
             self._launching.free(self._leaving.popleft()[0].slot)
@@ -151,18 +187,13 @@ class Closing:
             fields = (*fields[:_STATE], *given_back, *fields[_STATE + len(given_back) :])
             taking.listing.note("the run ended while the files were taken")
         if taking.listing:
-            self._send(_id(closed.running), now, CONTENTS, taking.listing.text())
+            self._outbox.write(_id(closed.running), CONTENTS, taking.listing.text(), now)
             flags |= HAS_CONTENTS | (NOT_ALL_TAKEN if taking.missed or cut else 0)
         self._report(fields, closed.kept._replace(flags=flags), now)
         self._leaving.append((closed.running, taking.youngest_ns))
 
     def _report(self, fields: Fields, kept: Kept, now: float) -> None:
-        size = sum(len(last) for last in fields[_STDOUT:] if isinstance(last, bytes))
-        self._outbox.add_concluded((*fields, tuple(kept) if any(kept) else None), size, now)
-
-    def _send(self, attempt: AttemptId, now: float, stream: int, piece: bytes) -> None:
-        if piece:
-            self._outbox.add_piece(attempt, stream, piece, now)
+        self._outbox.add_concluded((*fields, tuple(kept) if any(kept) else None), now)
 
 
 def _id(running: Running) -> AttemptId:

@@ -14,9 +14,12 @@ import resource
 import select
 import signal
 import socket
+from functools import partial
 
 from mpifarm.core.messages import LauncherLog, LinkMessage, Setup
 from mpifarm.errors import SiteError
+from mpifarm.launch import arena
+from mpifarm.launch.arena import Arena
 from mpifarm.launch.guard import fork_guarded
 from mpifarm.launch.link import Link
 from mpifarm.launch.watching import Watch
@@ -29,7 +32,8 @@ _PID_BYTES = 8
 class Launcher:
     """The rank's side."""
 
-    def __init__(self, guardian: int, pid: int, link: Link) -> None:
+    def __init__(self, guardian: int, pid: int, link: Link, arena_: Arena) -> None:
+        self.arena = arena_
         self.guardian = guardian
         self.pid = pid
         """Of the launcher, a child of the guardian."""
@@ -73,7 +77,8 @@ class Launcher:
 def fork_launcher() -> Launcher:
     """Fork guardian and launcher. Raises SiteError when they do not come up."""
     ours, theirs = socket.socketpair()
-    guardian = fork_guarded(theirs.fileno(), serve)
+    shared = arena.create()
+    guardian = fork_guarded(theirs.fileno(), partial(serve, shared))
     theirs.close()
     ours.settimeout(START_TIMEOUT_S)
     try:
@@ -83,10 +88,10 @@ def fork_launcher() -> Launcher:
     if len(pid) < _PID_BYTES:
         ours.close()
         raise SiteError("the process that starts the tasks did not come up (its message, if any, is above)")
-    return Launcher(guardian, int.from_bytes(pid, "little"), Link(ours))
+    return Launcher(guardian, int.from_bytes(pid, "little"), Link(ours), shared)
 
 
-def serve(link_fd: int, guard_fd: int) -> None:
+def serve(shared: Arena, link_fd: int, guard_fd: int) -> None:
     """The launcher's life. Returns when the rank has gone, or the guardian (the other end of `guard_fd`)."""
     # A copy: the rank shall see the end of `link_fd` only with the end of this process, when all tasks are dead.
     sock = socket.socket(fileno=os.dup(link_fd))
@@ -106,7 +111,7 @@ def serve(link_fd: int, guard_fd: int) -> None:
     assert isinstance(setup, Setup), setup
     _use_cpus(setup.cpus, link)
     _allow_files(4 * setup.slots + 64)
-    Watch(link, setup, _signal_fd(signal.SIGCHLD), guard_fd).run(messages)
+    Watch(link, setup, shared, _signal_fd(signal.SIGCHLD), guard_fd).run(messages)
 
 
 def _use_cpus(cpus: tuple[int, ...], link: Link) -> None:

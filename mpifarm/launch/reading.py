@@ -12,18 +12,19 @@ from collections.abc import Iterable
 from math import inf
 
 from mpifarm.launch.closing import Closing
-from mpifarm.launch.spawning import READ_BYTES, Seat, Stream
+from mpifarm.launch.spawning import Seat, Stream
 
 WATCH_AFTER_S = 0.02
+LITTLE_BYTES = 64 << 10
 REST_S = 0.05
 
 
 class Reader:
     """Watches streams in the loop's epoll; what they give goes to the outbox as pieces."""
 
-    def __init__(self, epoll: select.epoll, outbox: Closing) -> None:
+    def __init__(self, epoll: select.epoll, closing: Closing) -> None:
         self._epoll = epoll
-        self._outbox = outbox
+        self._closing = closing
         self._watched: dict[int, tuple[Seat, Stream]] = {}
         self.held = False
         """While true nothing is read."""
@@ -64,11 +65,12 @@ class Reader:
             return
         seat, stream = self._watched[fd]
         assert seat.running is not None
-        data = stream.read()
-        if data:
-            block = seat.running.block
-            self._outbox.add_piece((block.lease, seat.running.task, block.attempt), stream.number, data, now)
-        if len(data) < READ_BYTES:
+        if self._closing.low:
+            self.hold()
+            return
+        block = seat.running.block
+        size = self._closing.read((block.lease, seat.running.task, block.attempt), stream, now)
+        if size < LITTLE_BYTES:
             self._unwatch(stream)
             self.due_at = min(self.due_at, now + REST_S)
 

@@ -20,21 +20,28 @@ import signal
 import stat
 import tempfile
 import time
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 
 from mpifarm.core.commandline import plan, shell_is_altered
 from mpifarm.core.job import JobText
 from mpifarm.core.launching import Running
-from mpifarm.core.model import JobId
+from mpifarm.core.model import JobId, Limits
 from mpifarm.core.row import STDERR, STDOUT
 from mpifarm.launch.environ import JOB, NODE, Environment, name_task, scrubbed
 from mpifarm.launch.orphans import Marks
 
-READ_BYTES = 64 << 10
+try:
+    from isal.isal_zlib import crc32
+except ImportError:  # no wheel for this processor: ten times slower, still no bottleneck
+    from zlib import crc32
+
 PIPE_BYTES_MAX = 1 << 20
 ALL_PIPES_BYTES_MAX = 16 << 20
 """Of all slots of a node together: a quarter of what an ordinary user may have before pipes shrink to a page."""
 LAST_BYTES_WAIT_S = 0.05
+LAST_READS_MAX = 2
+"""Reads of at most a pipe full each, of a pipe whose writers are dead."""
+STDERR_TAIL_BYTES = Limits().stderr_tail_bytes
 
 # A long line is a file, since one argument may not exceed 128 KiB. It is closed before the line runs; $0, $# and the
 # line number in messages are as with `bash -c LINE`.
@@ -46,6 +53,8 @@ _LONG_LINE = b'eval "exec 9<&-; $(cat <&9)"'
 # left out: 60 system calls and 7 us per task.
 _ALL_SIGNALS = tuple(signal.valid_signals())
 
+Read = Callable[["Stream"], int]
+"""Reads what is in a stream's pipe now; returns the bytes."""
 FileActions = tuple[tuple[int, int, int], ...]
 """As os.posix_spawn takes them. All descriptors of ours not named there are close-on-exec."""
 
@@ -54,57 +63,73 @@ class NotLaunchedError(Exception):
     """The attempt can never become a process here; says why."""
 
 
-class Stream:
-    """The pipe of one output stream of a slot."""
+class Said:
+    """How much an attempt has written on a stream, with its checksum; of stderr the last bytes too."""
 
-    __slots__ = ("number", "read_fd", "watched", "write_fd")
+    __slots__ = ("crc32", "length", "tail", "tail_bytes")
+
+    def __init__(self, tail_bytes: int = 0) -> None:
+        self.length = self.crc32 = 0
+        self.tail = b""
+        self.tail_bytes = tail_bytes
+
+    def add(self, piece: bytes | memoryview) -> None:
+        self.length += len(piece)
+        self.crc32 = crc32(piece, self.crc32)
+        if self.tail_bytes:
+            self.tail = (self.tail + bytes(piece[-self.tail_bytes :]))[-self.tail_bytes :]
+
+
+NOTHING = Said()
+
+
+def fresh(stream: int) -> Said:
+    """For a new attempt."""
+    return Said(STDERR_TAIL_BYTES if stream == STDERR else 0)
+
+
+def told(out: Said, err: Said, *, failed: bool) -> tuple[int, int, int, int, bytes]:
+    """The fields of an EndedAttempt from `stdout_bytes` to `stderr_tail`."""
+    return out.length, out.crc32, err.length, err.crc32, err.tail if failed else b""
+
+
+class Stream:
+    """The pipe of one output stream of a slot, and what the present attempt has said on it."""
+
+    __slots__ = ("capacity", "number", "read_fd", "said", "watched", "write_fd")
 
     def __init__(self, number: int, capacity: int) -> None:
         self.number = number
         self.watched = False
+        self.capacity = capacity
+        """What the pipe holds at most."""
+        self.said = fresh(number)
         self.read_fd, self.write_fd = os.pipe()
         os.set_blocking(self.read_fd, False)
         try:
             fcntl.fcntl(self.write_fd, fcntl.F_SETPIPE_SZ, capacity)
         except OSError:
-            pass  # the user's share of pipe memory is used up; 64 KiB will do
+            pass  # the user's share of pipe memory is used up; it is smaller then
 
-    def read(self) -> bytes:
-        """What is in the pipe now, at most one pipe full."""
-        try:
-            data = os.read(self.read_fd, READ_BYTES)
-        except BlockingIOError:
-            return b""
-        if len(data) < READ_BYTES:
-            return data
-        pieces = [data]
-        for _ in range(PIPE_BYTES_MAX // READ_BYTES):
-            try:
-                data = os.read(self.read_fd, READ_BYTES)
-            except BlockingIOError:
-                break
-            pieces.append(data)
-            if len(data) < READ_BYTES:
-                break
-        return b"".join(pieces)
+    def take_said(self) -> Said:
+        """The attempt has ended: what it said; the next one has said nothing."""
+        said = self.said
+        if not said.length:
+            return NOTHING
+        self.said = fresh(self.number)
+        return said
 
-    def read_last(self) -> bytes:
-        """Close the pipe; what its last writers, already killed, still wrote."""
+    def read_last(self, read: Read) -> None:
+        """Close the pipe; read what its last writers, already killed, still wrote."""
         os.close(self.write_fd)
         poll = select.poll()
         poll.register(self.read_fd, select.POLLIN)
         deadline = time.monotonic() + LAST_BYTES_WAIT_S
-        pieces: list[bytes] = []
-        while len(pieces) < 2 * PIPE_BYTES_MAX // READ_BYTES:
+        for _ in range(LAST_READS_MAX):
             left_s = deadline - time.monotonic()
-            if left_s <= 0 or not poll.poll(left_s * 1000):
+            if left_s <= 0 or not poll.poll(left_s * 1000) or not read(self):
                 break
-            data = os.read(self.read_fd, READ_BYTES)
-            if not data:
-                break
-            pieces.append(data)
         os.close(self.read_fd)
-        return b"".join(pieces)
 
 
 class Seat:
@@ -129,17 +154,24 @@ class Seat:
         self._poll.register(self.out.read_fd, select.POLLIN)
         self._poll.register(self.err.read_fd, select.POLLIN)
 
-    def read(self) -> tuple[bytes, bytes]:
-        """What is in the pipes now: stdout, stderr."""
-        if not self._poll.poll(0):  # a third of the cost of two reads that fail
-            return b"", b""
-        return self.out.read(), self.err.read()
+    def read(self, read: Read) -> None:
+        """Read what is in the pipes now."""
+        if self._poll.poll(0):  # a third of the cost of two reads that fail
+            read(self.out)
+            read(self.err)
 
-    def renew(self) -> tuple[bytes, bytes]:
-        """Give the slot new pipes. Returns the last bytes of the old ones, which must not be watched any more."""
-        last = self.out.read_last(), self.err.read_last()
+    def read_last(self, read: Read) -> None:
+        """Read what comes until all writers are gone, and close the pipes. They must not be watched any more."""
+        self.out.read_last(read)
+        self.err.read_last(read)
+
+    def take_said(self) -> tuple[Said, Said]:
+        """What the attempt that has ended said on stdout and stderr."""
+        return self.out.take_said(), self.err.take_said()
+
+    def renew(self) -> None:
+        """After `read_last`: give the slot new pipes."""
         self._open()
-        return last
 
 
 def make_seats(slots: int) -> list[Seat]:

@@ -1,9 +1,9 @@
 """The loop of the launcher process: starts the tasks of a node, reads their output, reports how they ended.
 
 It sleeps in epoll on: the link to its rank, SIGCHLD (as a signalfd: no handler, no interrupted calls), the
-guardian's pipe, and the pipes that `mpifarm.launch.reading` watches. When the rank does not take what it is sent,
-reading and starting stop: a flood slows its task and grows nobody's memory. What to start and what to end decides
-`mpifarm.core.launching`. Must never import anything heavy, nor MPI.
+guardian's pipe, and the pipes that `mpifarm.launch.reading` watches. When cells of the arena run low, or the rank does
+not take what it is told, reading and starting stop: a flood slows its task and grows nobody's memory. What to start
+and what to end decides `mpifarm.core.launching`. Must never import anything heavy, nor MPI.
 """
 
 from __future__ import annotations
@@ -13,22 +13,26 @@ import resource
 import select
 import signal
 import time
+from collections import deque
 from math import inf
+from zlib import crc32
 
 from mpifarm.core.launching import Launching, Running, Unbegun, may_be_memory, unlaunched, verdict
-from mpifarm.core.messages import Cancel, Drain, LinkMessage, NotStarted, Setup, Start
-from mpifarm.core.model import FailureClass, Limits
+from mpifarm.core.messages import Cancel, Drain, Free, LinkMessage, NotStarted, Setup, Start
+from mpifarm.core.model import FailureClass, Limits, State
+from mpifarm.core.row import STDERR
+from mpifarm.launch.arena import Arena
 from mpifarm.launch.closing import Closing
 from mpifarm.launch.link import Link
 from mpifarm.launch.memory_killer import MemoryKiller
 from mpifarm.launch.orphans import Marks, Orphans
-from mpifarm.launch.outbox import EndedProcess, Outbox
+from mpifarm.launch.outbox import EndedProcess, Outbox, make_cells
 from mpifarm.launch.reading import Reader
-from mpifarm.launch.spawning import NotLaunchedError, Seat, Spawner, make_seats
+from mpifarm.launch.spawning import NotLaunchedError, Said, Seat, Spawner, Stream, make_seats, told
 
-PENDING_BYTES_MAX = 8 << 20
+PENDING_BYTES_MAX = 1 << 20
 """More than that on its way to the rank: stop reading and starting."""
-PENDING_BYTES_LOW = 4 << 20
+PENDING_BYTES_LOW = PENDING_BYTES_MAX // 2
 RETRY_S = 0.1
 RETRY_FOR_S = 30.0
 """How long a node may have no process to spare before that fails a task."""
@@ -40,7 +44,7 @@ BLOCK_BYTES = 512
 class Watch:
     """The tasks of one node, from the first message to the last."""
 
-    def __init__(self, link: Link, setup: Setup, child_fd: int, guard_fd: int) -> None:
+    def __init__(self, link: Link, setup: Setup, arena: Arena, child_fd: int, guard_fd: int) -> None:
         """`child_fd` is readable when a child has ended, `guard_fd` when the guardian has."""
         self._link = link
         self._child_fd = child_fd
@@ -54,9 +58,14 @@ class Watch:
         self._orphans_logged = 0
         self._memory_killer = MemoryKiller()
         self._epoll = select.epoll()
-        self._outbox = Outbox(link, self._conclude)
+        self._cells = make_cells()
+        self._outbox = Outbox(link, arena, self._cells, self._conclude)
         self._closing = Closing(self._outbox, self._launching, self._conclude)
         self._reader = Reader(self._epoll, self._closing)
+        self._ended: deque[tuple[Seat, float, int, resource.struct_rusage, bool]] = deque()
+        """Seat, time of the end, wait status, usage, processes were left: their last output is to be read."""
+        self._refused: deque[Running] = deque()
+        """Attempts that can never run here, not told yet."""
         self._stalled: list[tuple[Running, float]] = []
         """Attempts that hold a slot and wait for a process to be free, and since when."""
         self._retry_at = inf
@@ -110,7 +119,7 @@ class Watch:
         if now >= self._closing.due_at and not self._reader.held:
             self._closing.step(now)
         if now >= self._outbox.due_at:
-            self._outbox.flush()
+            self._outbox.flush(now)
             self._mind_the_link(now)
 
     def _receive(self, message: LinkMessage, now: float) -> None:
@@ -118,10 +127,11 @@ class Watch:
             case Start(jobs, blocks):
                 self._spawner.learn(jobs)
                 self._closing.learn(jobs)
-                for refused in self._launching.add(blocks):
-                    self._end_unlaunched(refused, refused.refusal, now)
+                self._refused += self._launching.add(blocks)
                 if self._launching.draining:
                     self._link.send(NotStarted(*self._launching.drain(inf, now)))
+            case Free(cells):
+                self._cells.give_back(cells)
             case Drain(grace_s):
                 first = not self._launching.draining
                 unbegun = self._launching.drain(grace_s, now)
@@ -137,25 +147,33 @@ class Watch:
             self._link.send(NotStarted(*unbegun))
 
     def _mind_the_link(self, now: float) -> None:
-        """Watch for the link's being writable while something is pending; stop the flow while it is too much."""
+        """Watch for the link's being writable while something is pending; stop the flow while it is too much, or cells
+        are low."""
         pending = self._link.pending
         if (pending > 0) != self._writing:
             self._writing = pending > 0
             events = select.EPOLLIN | select.EPOLLOUT if self._writing else select.EPOLLIN
             self._epoll.modify(self._link.fileno(), events)
-        if pending > PENDING_BYTES_MAX and not self._reader.held:
+        if self._reader.held:
+            if pending < PENDING_BYTES_LOW and self._cells.ample:
+                self._reader.release(now)
+        elif pending > PENDING_BYTES_MAX or self._cells.low:
             self._reader.hold()
-        elif pending < PENDING_BYTES_LOW and self._reader.held:
-            self._reader.release(now)
 
     # --- starting ---------------------------------------------------------------------------------------------
 
     def _fill(self, now: float) -> None:
         """Start what fits."""
+        self._mind_the_link(now)
+        if self._ended:
+            self._finish(now)
         if self._reader.held:
             return
-        take = self._launching.take
-        while not self._stalled and (running := take(now)) is not None:
+        take, cells = self._launching.take, self._cells
+        while self._refused and not cells.low:
+            refused = self._refused.popleft()
+            self._end_unlaunched(refused, refused.refusal, now)
+        while not self._stalled and not cells.low and (running := take(now)) is not None:
             self._start(running, now, now)
         self._say_unbegun(self._launching.late())
 
@@ -193,6 +211,8 @@ class Watch:
         if seat.running is not running:
             self._retry_at = now  # it has no process yet, and shall have none
             return
+        if not seat.pid:
+            return  # it has ended already
         for kill in (os.killpg, os.kill):  # the main process may have left its group
             try:
                 kill(seat.pid, number)
@@ -219,20 +239,44 @@ class Watch:
         alone = self._orphans.none_beside(self._by_pid)
         left = () if alone else self._sweep({pid: seat for pid, (seat, _, _) in ended.items()}, now)
         for pid, (seat, status, usage) in ended.items():
+            assert seat.running is not None
+            seat.pid = 0
+            self._reader.forget(seat)
+            self._launching.outlived(seat.running.slot)
+            self._ended.append((seat, time.time(), status, usage, pid in left))
+        self._finish(now)
+
+    def _finish(self, now: float) -> None:
+        """Read the last output of those that have ended, report them, free their slots: as far as there are cells."""
+        while self._ended and not self._cells.low:
+            seat, ended_at, status, usage, left = self._ended.popleft()
             running = seat.running
             assert running is not None
-            self._reader.forget(seat)
-            output = seat.read()
-            if pid in left:
-                last = seat.renew()
-                output = output[0] + last[0], output[1] + last[1]
+            said = self._read_all(seat, running, left, now)
             seat.running = None
-            process = (running, seat.started, time.time(), status, usage, *output)
+            process = (running, seat.started, ended_at, status, usage, *said)
             if not self._closing.end(process, now):
                 self._launching.free(running.slot)
                 self._outbox.add_ended(process, now)
         if not self._by_pid and self._launching.idle:
-            self._outbox.due_at = now
+            self._outbox.finish(now)
+
+    def _read_all(self, seat: Seat, running: Running, left: bool, now: float) -> tuple[Said, Said]:
+        """Read the last output of the attempt in `seat`; `left`: it had left processes behind, now dead.
+
+        Returns what it said in all on stdout and stderr."""
+        block = running.block
+
+        def read(stream: Stream) -> int:
+            return self._closing.read((block.lease, running.task, block.attempt), stream, now)
+
+        seat.read(read)
+        if left:
+            seat.read_last(read)
+        said = seat.take_said()
+        if left:
+            seat.renew()
+        return said
 
     def _sweep(self, ended: dict[int, Seat], now: float) -> set[int]:
         """Kill what the ended left behind. Returns the pids of those that left something."""
@@ -247,7 +291,7 @@ class Watch:
 
     def _conclude(self, process: EndedProcess) -> tuple[object, ...]:
         """The fields of the EndedAttempt."""
-        running, started, ended, status, usage, stdout, stderr = process
+        running, started, ended, status, usage, out, err = process
         block = running.block
         result = verdict(status, running.killed_for)
         if result[1] and may_be_memory(result) and self._memory_killer.has_killed(ended):
@@ -255,16 +299,19 @@ class Watch:
         return (
             block.lease, block.job, running.task, block.attempt, *result, running.slot, block.shape.cpus,
             started, ended, usage.ru_utime, usage.ru_stime, usage.ru_maxrss,
-            usage.ru_inblock * BLOCK_BYTES, usage.ru_oublock * BLOCK_BYTES, stdout, stderr, None,
+            usage.ru_inblock * BLOCK_BYTES, usage.ru_oublock * BLOCK_BYTES,
+            *told(out, err, failed=result[0] == State.FAILED), None,
         )  # fmt: skip
 
     def _end_unlaunched(self, running: Running, reason: str, now: float) -> None:
         block, at = running.block, time.time()
         result = unlaunched(running.killed_for)
         stderr = os.fsencode(f"mpifarm: {reason}\n")
+        self._outbox.write((block.lease, running.task, block.attempt), STDERR, stderr, now)
+        tail = stderr[-Limits().stderr_tail_bytes :] if result[0] == State.FAILED else b""
         attempt = (  # the fields of an EndedAttempt
             block.lease, block.job, running.task, block.attempt, *result, running.slot, block.shape.cpus,
-            at, at, 0.0, 0.0, 0, 0, 0, b"", stderr, None,
+            at, at, 0.0, 0.0, 0, 0, 0, 0, 0, len(stderr), crc32(stderr), tail, None,
         )  # fmt: skip
         self._closing.forget(running)
-        self._outbox.add_concluded(attempt, len(stderr), now)
+        self._outbox.add_concluded(attempt, now)

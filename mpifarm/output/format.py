@@ -1,6 +1,6 @@
 """The layout of a run file, and how one is born.
 
-    bytes     u1, chunks of 64 KiB, gzip filter: the output of all attempts, in the order it arrived
+    bytes     u1, chunks of 256 KiB, gzip or zstd filter: the output of all attempts, in the order it arrived
     extents   which attempt and stream the bytes [position, position + length) of `bytes` belong to
     attempts  one row per ended attempt; its extents are among rows [extent_lo, extent_hi) of `extents`
     nodes     by node number          events   (time, text): what a person should know of the run
@@ -29,6 +29,7 @@ import numpy as np
 from mpifarm.core.model import Limits
 from mpifarm.core.row import EXTENT_FIELDS, FIELDS
 from mpifarm.errors import OutputError
+from mpifarm.output.codec import LEVEL
 
 FORMAT_VERSION = 2
 """2 added `flags` to `attempts`, and the streams 3 to 5. Files of format 1 are read as well."""
@@ -51,6 +52,11 @@ HOW_TO_READ = (
     'stream 1 (stdout) or 2 (stderr); join f["bytes"][position:position + length] of them in order. Stream 5, where '
     "there is one, is JSON lines: which files and arrays lie where in streams 3 and 4"
 )
+
+HOW_TO_READ_ZSTD = HOW_TO_READ.replace("with h5py:", "with h5py, and `import hdf5plugin` for the filter:")
+
+ZSTD_FILTER = 32015
+"""Registered with the HDF Group."""
 
 FAILURES = (OSError, RuntimeError, ValueError, KeyError)
 """What h5py raises when HDF5 or the system under it fails; which of them is not predictable."""
@@ -94,14 +100,18 @@ def explain(path: str | Path, action: str, error: BaseException) -> OutputError:
     return OutputError(f"cannot {action} run file {path}: {why}")
 
 
-def create(path: str | Path, attributes: Mapping[str, str], nodes: Sequence[tuple[str, int, int]]) -> h5py.File:
-    """A new run file, complete and in SWMR mode, durable under its name. Raises OutputError; never overwrites."""
+def create(
+    path: str | Path, attributes: Mapping[str, str], nodes: Sequence[tuple[str, int, int]], compress: str = "gzip"
+) -> h5py.File:
+    """A new run file, complete and in SWMR mode, durable under its name. Raises OutputError; never overwrites.
+
+    compress: of `mpifarm.output.codec.CODECS`."""
     try:
         file = h5py.File(path, "x", libver=("v110", "latest"), rdcc_nbytes=0)
     except FAILURES as error:
         raise explain(path, "create", error) from error
     try:
-        _fill(file, attributes, nodes)
+        _fill(file, attributes, nodes, compress)
         file.swmr_mode = True
         file.flush()
         os.fsync(file.id.get_vfd_handle())
@@ -114,16 +124,21 @@ def create(path: str | Path, attributes: Mapping[str, str], nodes: Sequence[tupl
     return file
 
 
-def _fill(file: h5py.File, attributes: Mapping[str, str], nodes: Sequence[tuple[str, int, int]]) -> None:
+def _fill(file: h5py.File, attributes: Mapping[str, str], nodes: Sequence[tuple[str, int, int]], compress: str) -> None:
     for name, value in attributes.items():  # a path may hold bytes that are no text
         file.attrs[name] = value.encode("utf-8", "backslashreplace").decode()
     file.attrs[VERSION_ATTRIBUTE] = FORMAT_VERSION
     file.attrs["created"] = datetime.now(timezone.utc).isoformat(timespec="seconds")
-    file.attrs["how_to_read"] = HOW_TO_READ
-    # The level is a label: chunks arrive deflated. No fill: nothing reads what was not written.
+    file.attrs["how_to_read"] = HOW_TO_READ_ZSTD if compress == "zstd" else HOW_TO_READ
+    # The level is a label: chunks arrive compressed. No fill: nothing reads what was not written.
     growing: dict[str, Any] = {"shape": (0,), "maxshape": (None,), "fill_time": "never"}
-    gzip: dict[str, Any] = {"compression": "gzip", "compression_opts": 1}
-    file.create_dataset(BYTES, dtype="u1", chunks=(CHUNK_BYTES,), **gzip, **growing)
+    # `none` has the gzip filter, too, which all its chunks skip: so a chunk looks the same in every run file.
+    filtered: dict[str, Any] = {"compression": "gzip", "compression_opts": LEVEL}
+    if compress == "zstd":
+        import hdf5plugin  # noqa: F401 - HDF5 makes no dataset with a filter it does not know
+
+        filtered = {"compression": ZSTD_FILTER, "compression_opts": (LEVEL,)}
+    file.create_dataset(BYTES, dtype="u1", chunks=(CHUNK_BYTES,), **filtered, **growing)
     file.create_dataset(EXTENTS, dtype=EXTENT_TYPE, chunks=(EXTENTS_CHUNK_ROWS,), **growing)
     file.create_dataset(ATTEMPTS, dtype=ROW_TYPE, chunks=(ATTEMPTS_CHUNK_ROWS,), **growing)
     file.create_dataset(EVENTS, dtype=EVENT_TYPE, chunks=(EVENTS_CHUNK_ROWS,), **growing)

@@ -13,6 +13,7 @@ from pathlib import Path
 import h5py
 
 from mpifarm.errors import OutputError
+from mpifarm.output.codec import expand
 from mpifarm.output.format import FAILURES, explain
 
 CHUNKS_KEPT = 16
@@ -24,6 +25,7 @@ class Pool:
     def __init__(self, path: Path, dataset: h5py.Dataset) -> None:
         self.chunk_bytes: int = dataset.chunks[0]
         self._path, self._dataset = path, dataset
+        self._deflate = dataset.compression == "gzip"
         self._kept: OrderedDict[int, bytes] = OrderedDict()
         self._failed: tuple[int, OutputError] | None = None
         """The last chunk that could not be read: of many tasks, each would wait for that."""
@@ -45,7 +47,7 @@ class Pool:
             position += len(piece)
 
     def stored(self, number: int) -> tuple[bool, bytes]:
-        """A chunk as it lies in the file, and whether it is deflated."""
+        """A chunk as it lies in the file, and whether it is deflated; what is compressed otherwise is expanded."""
         if self._failed is not None and self._failed[0] == number:
             raise self._failed[1]
         if number >= self.count:
@@ -55,7 +57,17 @@ class Pool:
         except (*FAILURES, OverflowError) as error:
             self._failed = number, explain(self._path, "read", error)
             raise self._failed[1] from error
-        return not mask & 1, bytes(stored)
+        if mask & 1:
+            return False, bytes(stored)
+        if self._deflate:
+            return True, bytes(stored)
+        return False, self._expand(number, bytes(stored))
+
+    def _expand(self, number: int, stored: bytes) -> bytes:
+        try:
+            return expand(stored)[0]
+        except zlib.error as error:
+            raise OutputError(f"run file {self._path} is damaged: chunk {number}: {error}") from error
 
     def chunk(self, number: int) -> bytes:
         """The content of a whole chunk."""
@@ -64,10 +76,7 @@ class Pool:
             return chunk
         deflated, chunk = self.stored(number)
         if deflated:
-            try:
-                chunk = zlib.decompress(chunk)
-            except zlib.error as error:
-                raise OutputError(f"run file {self._path} is damaged: chunk {number}: {error}") from error
+            chunk = self._expand(number, chunk)
         if len(chunk) != self.chunk_bytes:
             raise OutputError(f"run file {self._path} is damaged: chunk {number} holds {len(chunk)} bytes")
         self._kept[number] = chunk

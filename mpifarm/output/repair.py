@@ -20,6 +20,7 @@ import numpy as np
 from mpifarm.core.model import FailureClass, State
 from mpifarm.errors import OutputError
 from mpifarm.output import format
+from mpifarm.output.codec import expand
 from mpifarm.output.exported import EXPORT_ATTRIBUTE
 from mpifarm.output.format import ATTEMPTS, BYTES, CHUNK_BYTES, EVENTS, EXTENTS, FAILURES, NODES, explain
 from mpifarm.output.reader import BLOCK_ROWS, RunFile, open_run
@@ -189,8 +190,9 @@ class _Repair:
             stored = self._content[chunk.address : chunk.address + chunk.size]
             if number >= len(pool) // CHUNK_BYTES:
                 pool.id.set_extent(((number + 1) * CHUNK_BYTES,))
-            if _inflates(chunk, stored):
-                pool.id.write_direct_chunk((number * CHUNK_BYTES,), stored, 0 if chunk.filtered else 1)
+            sound, deflated = _sound(chunk, stored)
+            if sound:
+                pool.id.write_direct_chunk((number * CHUNK_BYTES,), sound, 0 if deflated else 1)
             else:
                 lost += 1
         lost += 1 + max(self._pool, default=-1) - len(self._pool)
@@ -238,14 +240,17 @@ def _names(file: h5py.File) -> list[str]:
         return []
 
 
-def _inflates(chunk: Chunk, stored: bytes) -> bool:
-    if not chunk.filtered:
-        return len(stored) == CHUNK_BYTES
-    inflating = zlib.decompressobj()
-    try:
-        return len(inflating.decompress(stored, CHUNK_BYTES + 1)) == CHUNK_BYTES and inflating.eof
-    except zlib.error:
-        return False
+def _sound(chunk: Chunk, stored: bytes) -> tuple[bytes, bool]:
+    """What can be stored for a chunk, and whether that is deflated; nothing when it is damaged."""
+    content, deflated = stored, False
+    if chunk.filtered:
+        try:
+            content, deflated = expand(stored)
+        except zlib.error:
+            return b"", False
+    if len(content) != CHUNK_BYTES:
+        return b"", False
+    return stored if deflated else content, deflated
 
 
 def _spans(mask: Rows) -> Iterator[tuple[int, int]]:

@@ -56,11 +56,17 @@ class Appended(NamedTuple):
 class Writer:
     """Creates the run file and appends to it. All methods raise OutputError; use it from one thread."""
 
-    def __init__(self, path: str | Path, attributes: Mapping[str, str], nodes: Sequence[tuple[str, int, int]]) -> None:
+    def __init__(
+        self,
+        path: str | Path,
+        attributes: Mapping[str, str],
+        nodes: Sequence[tuple[str, int, int]],
+        compress: str = "gzip",
+    ) -> None:
         self.path = Path(path)
         self.broken = ""
         """Why nothing more can be written for good; empty while a failed call may be tried again."""
-        self._file = create(path, attributes, nodes)
+        self._file = create(path, attributes, nodes, compress)
         self._descriptor: int = self._file.id.get_vfd_handle()
         self._datasets: dict[str, Any] = {}
         # Given to each write: h5py would build the type of 24 fields anew, a third of the cost of a small append.
@@ -110,7 +116,15 @@ class Writer:
 
     def sync(self) -> None:
         """Everything appended so far survives a crash of this process and of the machine."""
+        self.flush()
+        self.fsync()
+
+    def flush(self) -> None:
+        """Everything appended so far survives a crash of this process; readers see it."""
         self._perform("flush", self._flush)
+
+    def fsync(self) -> None:
+        """Everything flushed so far survives a crash of the machine. For a thread beside the others' too."""
         try:
             os.fsync(self._descriptor)
         except OSError as error:
@@ -162,14 +176,14 @@ class Writer:
             dataset = self._datasets[name] = h5py.h5d.open(self._file.id, name.encode())
         return dataset
 
-    def _write_chunks(self, chunks: Sequence[tuple[bool, bytes]]) -> None:
+    def _write_chunks(self, chunks: Sequence[tuple[bool, bytes | memoryview]]) -> None:
         if not chunks:
             return
         pool, position = self._dataset(BYTES), self._counts[BYTES]
         pool.set_extent((position + len(chunks) * CHUNK_BYTES,))
-        for deflated, content in chunks:
-            assert deflated or len(content) == CHUNK_BYTES, "a raw chunk must be whole"
-            pool.write_direct_chunk((position,), content, 0 if deflated else 1)  # 1: without filter 0
+        for squeezed, content in chunks:
+            assert squeezed or len(content) == CHUNK_BYTES, "a raw chunk must be whole"
+            pool.write_direct_chunk((position,), content, 0 if squeezed else 1)  # 1: without filter 0
             position += CHUNK_BYTES
 
     def _write_rows(self, name: str, rows: np.ndarray[Any, Any]) -> None:

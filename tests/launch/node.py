@@ -5,12 +5,14 @@ from __future__ import annotations
 import os
 import select
 import time
+import zlib
 from collections.abc import Callable, Iterable
 from pathlib import Path
+from typing import Any
 
 from mpifarm.core.job import JobText, Policy
 from mpifarm.core.launching import EndedAttempt
-from mpifarm.core.messages import Drain, Ended, LauncherLog, LinkMessage, NotStarted, Pieces, Setup, Start
+from mpifarm.core.messages import Closed, Drain, Ended, Free, LauncherLog, LinkMessage, NotStarted, Pieces, Setup, Start
 from mpifarm.core.model import Block, JobId, LeaseId, Shape, Span, TaskText
 from mpifarm.core.row import STDOUT
 from mpifarm.launch.launcher import fork_launcher
@@ -35,6 +37,16 @@ def lives(pid: int) -> bool:
         return False
 
 
+class Whole:
+    """An attempt that has ended, with all it wrote."""
+
+    def __init__(self, attempt: EndedAttempt, stdout: bytes, stderr: bytes) -> None:
+        self._how, self.stdout, self.stderr = attempt, stdout, stderr
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._how, name)
+
+
 class OneNode:
     """Drives a launcher and gathers all it says."""
 
@@ -42,8 +54,12 @@ class OneNode:
         self.cwd = os.fsencode(cwd)
         self.launcher = fork_launcher()
         self.launcher.send(Setup("node7", 0, cpus or tuple(os.sched_getaffinity(0)), slots))
-        self.ended: dict[int, EndedAttempt] = {}
-        """By task number; stdout and stderr whole."""
+        self.ended: dict[int, Whole] = {}
+        """By task number."""
+        self._told: dict[tuple[int, int], tuple[int, int]] = {}
+        """Bytes and checksum of what came, by task and stream."""
+        self._used: dict[int, None] = {}
+        """Cells told of and not freed, in order."""
         self.order: list[int] = []
         self.pieces: list[tuple[float, int, int, bytes]] = []
         """When they came (monotonic), task, stream, bytes."""
@@ -100,7 +116,7 @@ class OneNode:
         wanted = set(tasks)
         self.until(lambda: wanted <= self.ended.keys(), deadline_s)
 
-    def run(self, command: str | bytes, deadline_s: float = DEADLINE_S) -> EndedAttempt:
+    def run(self, command: str | bytes, deadline_s: float = DEADLINE_S) -> Whole:
         """Start one command and wait for its end."""
         task = self.start(command)
         self.wait([task], deadline_s)
@@ -116,10 +132,19 @@ class OneNode:
     def _take(self, message: LinkMessage) -> None:
         match message:
             case Pieces(pieces):
-                for (lease, task, attempt), stream, piece in pieces:
+                for (lease, task, attempt), stream, cell, offset, length in pieces:
+                    piece = bytes(self.launcher.arena.cell(cell)[offset : offset + length])
+                    assert len(piece) == length > 0
+                    self._used[cell] = None
                     assert task not in self.ended, "a piece after the end"
                     assert (lease, attempt) != (0, 0)
+                    size, crc32 = self._told.get((task, stream), (0, 0))
+                    self._told[task, stream] = size + length, zlib.crc32(piece, crc32)
                     self.pieces.append((time.monotonic(), task, stream, piece))
+            case Closed():
+                assert self._used, "nothing to close"
+                self.launcher.send(Free(tuple(self._used)))
+                self._used.clear()
             case Ended(attempts):
                 for fields in attempts:
                     self._take_ended(EndedAttempt._make(fields))
@@ -133,8 +158,6 @@ class OneNode:
     def _take_ended(self, attempt: EndedAttempt) -> None:
         assert attempt.task not in self.ended, "a task ended twice"
         self.order.append(attempt.task)
-        whole = attempt._replace(
-            stdout=self.output(attempt.task) + attempt.stdout,
-            stderr=self.output(attempt.task, 2) + attempt.stderr,
-        )
-        self.ended[attempt.task] = whole
+        assert self._told.get((attempt.task, 1), (0, 0)) == (attempt.stdout_bytes, attempt.stdout_crc32)
+        assert self._told.get((attempt.task, 2), (0, 0)) == (attempt.stderr_bytes, attempt.stderr_crc32)
+        self.ended[attempt.task] = Whole(attempt, self.output(attempt.task), self.output(attempt.task, 2))

@@ -42,7 +42,8 @@ def test_keep(node: OneNode, command: str, end: str) -> None:
         assert (ended[keep].stdout, ended[keep].stderr) == (b"", b""), keep
         assert ended[keep].kept == (STDOUT_CUT | STDERR_CUT, out, err)
     if end:
-        assert ended["failed"][-3:] == whole[-3:]
+        failed = ended["failed"]
+        assert (failed.stdout, failed.stderr, failed.kept) == (whole.stdout, whole.stderr, None)
     tail = ended["tail:64K"]
     assert tail.stdout == whole.stdout[-65536:] and tail.stderr == whole.stderr
     assert tail.kept == ((STDOUT_CUT, out - 65536, 0) if out > 65536 else None)

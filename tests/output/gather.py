@@ -7,12 +7,12 @@ import shutil
 import zlib
 from pathlib import Path
 
-from mpifarm.core.chunks import ChunkPacker
 from mpifarm.core.messages import Output
 from mpifarm.core.row import ROW, STDERR, STDOUT
 from mpifarm.output.format import CHUNK_BYTES
 from mpifarm.output.reader import RunFile, open_run
 from mpifarm.output.writer import Appended, Writer
+from tests.output.packer import ChunkPacker
 
 Key = tuple[int, int, int]
 NODES = [("nid0001", 2, 4), ("nid0002", 1, 64)]
@@ -32,9 +32,9 @@ def content(seed: int, task: int, stream: int) -> bytes:
 class Gatherer:
     """One leader's gathering. `sent` holds what each ended attempt wrote, in the order of its rows."""
 
-    def __init__(self, rank: int = 1) -> None:
+    def __init__(self, rank: int = 1, compress: str = "gzip") -> None:
         self.rank = rank
-        self._packer = ChunkPacker(CHUNK_BYTES)
+        self._packer = ChunkPacker(CHUNK_BYTES, compress)
         self._open: dict[Key, tuple[int, dict[int, bytearray]]] = {}
         self._rows: list[bytes] = []
         self._known = 0
@@ -95,8 +95,8 @@ def assert_seeded(run: RunFile, seed: int, rows: range) -> None:
             assert b"".join(run.output(row, stream)) == content(seed, row + 1, stream), (row, stream)
 
 
-def new_writer(path: Path) -> Writer:
-    return Writer(path, {"command": "mpifarm run", "host": "login1"}, NODES)
+def new_writer(path: Path, compress: str = "gzip") -> Writer:
+    return Writer(path, {"command": "mpifarm run", "host": "login1"}, NODES, compress)
 
 
 def open_as_killed(writer: Writer, copy: Path) -> RunFile:

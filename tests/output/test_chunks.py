@@ -1,104 +1,116 @@
 from __future__ import annotations
 
-import random
-import zlib
-
-import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from mpifarm.core import chunks as chunks_module
-from mpifarm.core.chunks import RAW_BEFORE_RETRY, ChunkPacker, Packed
+from mpifarm.core.chunks import RAW_BEFORE_RETRY, WAITING_MESSAGES_MAX, Cells, Layout, Squeeze
 from mpifarm.core.row import EXTENT, STDERR, STDOUT
 
-CHUNK = 256
-NOISE = random.Random(1).randbytes(1 << 16)
+CELL = 256
 KEYS = [(1, 7, 1), (1, 8, 1), (2, 7, 2)]
-
-
-def pool(packed: Packed, chunk_bytes: int) -> bytes:
-    whole = [zlib.decompress(content) if deflated else content for deflated, content in packed.chunks]
-    assert all(len(chunk) == chunk_bytes for chunk in whole)
-    return b"".join(whole)
-
 
 pieces = st.lists(
     st.tuples(
         st.sampled_from(KEYS),
         st.sampled_from((STDOUT, STDERR)),
-        st.one_of(
-            st.binary(max_size=20),
-            st.sampled_from([NOISE[:255], NOISE[:256], NOISE[:257], b"\0" * 512, NOISE[: 5 * CHUNK + 3]]),
-        ),
+        st.one_of(st.binary(min_size=1, max_size=20), st.sampled_from([b"n" * 255, b"n" * 256, b"n" * 1200])),
     ),
     max_size=40,
 )
 
 
-@given(st.lists(pieces, min_size=1, max_size=3))
+class Node:
+    """Launcher and leader with an arena between them; `chunks` is the file."""
+
+    def __init__(self) -> None:
+        self.cells = Cells(40, CELL, 4)
+        self.layout = Layout(CELL)
+        self.arena = [bytearray(CELL) for _ in range(40)]
+
+    def write(self, key: tuple[int, int, int], stream: int, content: bytes) -> None:
+        while content:
+            self.cells.open()
+            cell, offset = self.cells.cell, self.cells.filled
+            piece, content = content[: CELL - offset], content[CELL - offset :]
+            self.arena[cell][offset : offset + len(piece)] = piece
+            self.cells.fill(len(piece))
+            self.layout.add(key, stream, cell, offset, len(piece))
+
+    def take(self) -> tuple[list[tuple[int, ...]], bytes, int]:
+        """Extents, the chunks one after another, and how far they are filled."""
+        self.cells.close()
+        extents, cells = self.layout.take()
+        pool = b"".join(bytes(self.arena[cell]) for cell, _ in cells)
+        self.cells.give_back(tuple(cell for cell, _ in cells))
+        end = (len(cells) - 1) * CELL + cells[-1][1] if cells else 0
+        assert all(filled == CELL for _, filled in cells[:-1])
+        return list(EXTENT.iter_unpack(extents)), pool, end
+
+
+@given(st.lists(pieces, min_size=1, max_size=5))
 def test_extents_give_back_every_stream_in_order(messages: list[list[tuple[tuple[int, int, int], int, bytes]]]) -> None:
-    packer = ChunkPacker(CHUNK)
+    node = Node()
     for message in messages:
-        expected: dict[tuple[tuple[int, int, int], int], bytes] = {}
+        expected: dict[tuple[tuple[int, ...], int], bytes] = {}
         for key, stream, piece in message:
-            packer.add(key, stream, piece)
+            if node.cells.low:
+                break
+            node.write(key, stream, piece)
             expected[key, stream] = expected.get((key, stream), b"") + piece
-        count = packer.extent_count
-        assert packer.size == sum(map(len, expected.values()))
-        packed = packer.take()
-        assert packed.size == sum(map(len, expected.values())) and packer.size == packer.extent_count == 0
-        content, found = pool(packed, CHUNK), dict.fromkeys(expected, b"")
-        extents = list(EXTENT.iter_unpack(packed.extents))
-        assert len(extents) == count
-        end = 0
+        extents, pool, filled = node.take()
+        found, end = dict.fromkeys(expected, b""), 0
         for *key, stream, length, position in extents:
             assert position == end  # nothing is wasted between pieces
             end = position + length
-            found[tuple(key), stream] += content[position:end]
-        assert found == expected
-        assert content[end:].strip(b"\0") == b"" and len(content) - end < CHUNK
-
-
-def test_nothing_added_gives_nothing() -> None:
-    packer = ChunkPacker(CHUNK)
-    packer.add(KEYS[0], STDOUT, b"")
-    assert packer.take() == (b"", (), 0)
-
-
-def test_a_whole_aligned_piece_of_noise_is_not_copied() -> None:
-    packer = ChunkPacker(CHUNK)
-    piece = NOISE[:CHUNK]
-    packer.add(KEYS[0], STDOUT, piece)
-    ((deflated, content),) = packer.take().chunks
-    assert not deflated and content is piece
+            found[tuple(key), stream] += pool[position:end]
+        assert found == expected and end == filled
 
 
 def test_pieces_of_one_stream_in_a_row_are_one_extent() -> None:
-    packer = ChunkPacker(CHUNK)
+    node = Node()
     for _ in range(100):
-        packer.add(KEYS[0], STDOUT, b"0123456789")
-    assert EXTENT.unpack(packer.take().extents) == (*KEYS[0], STDOUT, 1000, 0)
+        node.write(KEYS[0], STDOUT, b"0123456789")
+    assert node.take()[0] == [(*KEYS[0], STDOUT, 1000, 0)]
 
 
-def test_deflate_rests_after_noise_and_comes_back(monkeypatch: pytest.MonkeyPatch) -> None:
-    tried = []
+def test_cells_run_low_before_they_run_out_and_come_back() -> None:
+    cells = Cells(8, CELL, 3)
+    used = []
+    while not cells.low:
+        cells.open()
+        used.append(cells.cell)
+        cells.fill(CELL)
+    assert len(used) == 5 and cells.full == 5 and not cells.ample
+    for _ in range(3):  # the reserve is for those who cannot wait
+        cells.open()
+        used.append(cells.cell)
+        cells.fill(CELL)
+    assert sorted(used) == list(range(8))
+    cells.give_back(tuple(used[:5]))
+    assert not cells.low and cells.ample
+    cells.open()
+    assert cells.cell == used[4], "the last one freed is the warmest"
 
-    def counting(content: bytes, level: int) -> bytes:
-        tried.append(len(content))
-        return real(content, level)
 
-    real = zlib.compress
-    monkeypatch.setattr(chunks_module.zlib, "compress", counting)
-    packer = ChunkPacker(CHUNK)
-    packer.add(KEYS[0], STDOUT, NOISE[: CHUNK * (RAW_BEFORE_RETRY + 1)])
-    assert len(tried) == 1
-    packer.add(KEYS[0], STDOUT, bytes(CHUNK * 2))
-    assert len(tried) == 3
-    assert [deflated for deflated, _ in packer.take().chunks] == [False] * (RAW_BEFORE_RETRY + 1) + [True, True]
+def test_a_closed_cell_gets_nothing_more() -> None:
+    cells = Cells(8, CELL, 3)
+    cells.open()
+    first = cells.cell
+    cells.fill(10)
+    cells.close()
+    cells.open()
+    assert cells.cell != first and cells.filled == 0
 
 
-def test_a_short_message_of_noise_is_not_blown_up_by_its_padding() -> None:
-    packer = ChunkPacker(1 << 16)
-    packer.add(KEYS[0], STDOUT, NOISE[:1000])
-    ((deflated, content),) = packer.take().chunks
-    assert deflated and len(content) < 1600
+def test_compression_rests_after_noise_and_comes_back() -> None:
+    squeeze = Squeeze(CELL)
+    assert squeeze.wants(CELL, 0) and not squeeze.keeps(CELL)
+    assert [squeeze.wants(CELL, 0) for _ in range(RAW_BEFORE_RETRY + 1)] == [False] * RAW_BEFORE_RETRY + [True]
+    assert squeeze.keeps(CELL // 2) and squeeze.wants(CELL, 0)
+
+
+def test_compression_gives_way_when_it_holds_up_the_output() -> None:
+    squeeze = Squeeze(CELL)
+    assert squeeze.wants(CELL, WAITING_MESSAGES_MAX)
+    assert not squeeze.wants(CELL, WAITING_MESSAGES_MAX + 1)
+    assert squeeze.wants(CELL // 2, WAITING_MESSAGES_MAX + 1), "padding is not worth its disk space"

@@ -124,9 +124,9 @@ def test_a_job(client: OpenClient, scribe: Scribe) -> None:
         # Asking for other tasks within a loop over tasks is no trouble.
         assert [job.stdout(3) for _ in job.tasks("task < 3")] == [b"three\n"] * 2
         assert [task.command for task in job.tasks("task = 5")] == [b"./simulate 5"]
-        ((_, number),) = scribe.write({8: (bytes(200_000), b"")})
+        ((_, number),) = scribe.write({8: (bytes(600_000), b"")})
         big = next(job.tasks())._replace(place=(str(scribe.path), number))
-        assert [len(piece) for piece in job.stream(big)] == [65536, 65536, 65536, 3392]
+        assert [len(piece) for piece in job.stream(big)] == [262144, 262144, 75712]
     with pytest.raises(mpifarm.FarmError, match="no job is called"):
         mpifarm.open_job("scam")
     assert client.closed

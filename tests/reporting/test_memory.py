@@ -10,11 +10,11 @@ from pathlib import Path
 
 import pytest
 
-from mpifarm.core.chunks import ChunkPacker
 from mpifarm.core.messages import Output
 from mpifarm.core.model import JobId, LeaseId, Limits
 from mpifarm.core.row import ROW, STDOUT, AttemptRow
 from mpifarm.output.writer import Writer
+from tests.output.packer import ChunkPacker
 
 pytestmark = pytest.mark.slow
 

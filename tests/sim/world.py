@@ -15,15 +15,18 @@ from collections.abc import Callable
 from typing import Any
 
 from mpifarm.core import actions as act
+from mpifarm.core.chunks import Cells
 from mpifarm.core.dispatcher import Dispatcher
 from mpifarm.core.ending import RunTerms
 from mpifarm.core.launching import EndedAttempt, Launching, Running, verdict
 from mpifarm.core.leader import Leader
 from mpifarm.core.messages import (
+    Closed,
     Drain,
     Ended,
     FileClosed,
     FileOpened,
+    Free,
     NotStarted,
     OpenFile,
     Pieces,
@@ -54,6 +57,10 @@ class Launcher:
         self.rank = rank
         self.machine = Launching(slots, LIMITS.term_to_kill_s)
         self.started: dict[Running, float] = {}
+        self.said: dict[Running, int] = {}
+        """Bytes of output of attempts that run."""
+        self.cells = Cells(60, LIMITS.chunk_bytes, 10)
+        self.closing = False
 
     def take(self, message: Any) -> None:
         world = self.run.world
@@ -62,7 +69,11 @@ class Launcher:
                 pass
             case Start(_, blocks):
                 for refused in self.machine.add(blocks):
-                    self._say_ended(refused, 256, b"refused")
+                    self._print(refused, 7)
+                    self._say_ended(refused, 256)
+            case Free(cells):
+                assert len({*cells, *self.cells._free}) == len(cells) + len(self.cells._free), "freed twice"
+                self.cells.give_back(cells)
             case Drain(grace_s):
                 self._say(NotStarted(*self.machine.drain(grace_s, world.now)))
         self._start()
@@ -74,8 +85,7 @@ class Launcher:
             self.started[attempt] = world.now
             duration_s, status = world.behaviour(attempt)
             if world.random.random() < 0.1:
-                key = (attempt.block.lease, attempt.task, attempt.block.attempt)
-                self.run.later(duration_s / 2, lambda key=key: self._say(Pieces(((key, STDOUT, b"early "),))))
+                self.run.later(duration_s / 2, lambda a=attempt: self._print(a, 6))
             self.run.later(duration_s, lambda a=attempt, s=status: self._end(a, s))
 
     def _look(self) -> None:
@@ -92,16 +102,36 @@ class Launcher:
         if self.machine.running.get(attempt.slot) is not attempt:
             return  # it has ended before, by a signal
         self.machine.free(attempt.slot)
-        self._say_ended(attempt, status, b"x" * self.run.world.random.choice((0, 0, 5, 100)))
+        self._print(attempt, self.run.world.random.choice((0, 0, 5, 100)))
+        self._say_ended(attempt, status)
         self._start()
 
-    def _say_ended(self, attempt: Running, status: int, output: bytes) -> None:
+    def _print(self, attempt: Running, size: int) -> None:
+        """Output of an attempt, unless it has ended."""
+        if not size or (attempt not in self.started and not attempt.refusal):
+            return
+        self.said[attempt] = self.said.get(attempt, 0) + size
+        self.cells.open()
+        key = (attempt.block.lease, attempt.task, attempt.block.attempt)
+        self._say(Pieces(((key, STDOUT, self.cells.cell, self.cells.filled, size),)))
+        self.cells.fill(size)
+        if not self.closing:
+            self.closing = True
+            self.run.later(LIMITS.output_every_s, self._close)
+
+    def _close(self) -> None:
+        self.closing = False
+        self.cells.close()
+        self._say(Closed())
+
+    def _say_ended(self, attempt: Running, status: int) -> None:
         now = self.run.world.now
         state, failure, code, signal = verdict(status, attempt.killed_for)
         block = attempt.block
         ended = EndedAttempt(
             block.lease, block.job, attempt.task, block.attempt, state, failure, code, signal, attempt.slot,
-            block.shape.cpus, self.started.pop(attempt, now), now, 0.0, 0.0, 0, 0, 0, output, b"",
+            block.shape.cpus, self.started.pop(attempt, now), now, 0.0, 0.0, 0, 0, 0,
+            self.said.pop(attempt, 0), 0, 0, 0, b"",
         )  # fmt: skip
         self._say(Ended((tuple(ended),)))
 
@@ -120,6 +150,7 @@ class Run:
         self.finished: act.Finished | None = None
         self.durable: dict[int, tuple[int, int, int]] = {}
         self._order: dict[tuple[int, int], float] = defaultdict(float)
+        self._appended_at = self._stored_at = 0.0
         leaders: list[int] = []
         for count in ranks_per_node:
             leaders += [len(leaders)] * count
@@ -195,8 +226,10 @@ class Run:
                     self.arrive(rank, rank, Role.RECORDER, FileOpened("file"))
                 case act.CloseRunFile():
                     self.arrive(rank, rank, Role.RECORDER, FileClosed())
+                case act.Pack(output, _):
+                    self.arrive(-rank - 1, rank, Role.LEADER, act.Packed(output))
                 case act.Append(output):
-                    self.later(self.world.disk_s(), lambda o=output, r=rank: self._store(r, o))
+                    self._append(rank, output)
                 case act.Finished():
                     self.finished = action
                     self.world.closed += 1
@@ -209,12 +242,20 @@ class Run:
 
     # --- doors ---
 
+    def _append(self, rank: int, output: Any) -> None:
+        """In the file after a while and durable after another, in order."""
+        now = self.world.now
+        self._appended_at = max(self._appended_at, now + self.world.disk_s())
+        self._stored_at = max(self._stored_at, self._appended_at + self.world.disk_s())
+        appended = act.Appended(output.rank, 0)
+        self.later(self._appended_at - now, lambda: self.arrive(rank, rank, Role.RECORDER, appended))
+        self.later(self._stored_at - now, lambda: self._store(rank, output))
+
     def _store(self, rank: int, output: Any) -> None:
         first = len(self.durable)
         for number, row in enumerate(unpack_rows(output.rows), first):
             self.durable[number] = (row.lease, row.task, row.attempt)
-        stored = act.Stored(output.rank, output.rows, first, output.size, 0, output.tails)
-        self.arrive(rank, rank, Role.RECORDER, stored)
+        self.arrive(rank, rank, Role.RECORDER, act.Stored(output.rank, output.rows, first, output.tails))
 
     def _ask_queue(self, ask: Any) -> None:
         queue, reply = self.world.queue, None
