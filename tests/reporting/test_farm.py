@@ -100,41 +100,39 @@ def test_any_number_of_commands(world: PostgresWorld) -> None:
     assert world.counts(world.client.find("many").id) == {"pending": 25_000}
 
 
-@pytest.mark.parametrize(
-    ("commands", "options", "reason"),
-    [
-        ("echo", {}, "wants a list"),
-        ([], {}, "no tasks"),
-        (["a", ""], {}, "commands:2: the command is empty"),
-        (["a", 3], {}, "commands:2: a command is str, bytes or mpifarm.Command, not int"),
-        (["a\0"], {}, "NUL"),
-        (["a\ud800"], {}, "commands:1"),
-        (["a 'b"], {}, "commands:1:3"),
-        ([Command("a", requires=2)], {}, "there is no task 2 to wait for"),
-        ([Command("a", requires="b")], {}, "commands:1: command 1 requires 'b', and no command is called so"),
-        ([Command("a", requires=2), Command("b", requires=1)], {}, "wait for each other"),
-        ([Command("a", cpus=0)], {}, "commands:1: cpus: 0 is not a whole number from 1"),
-        ([Command("a", time_limit="10")], {}, "commands:1: duration '10' has no unit"),
-        (["a"], {"time_limit": -1}, "time_limit: -1"),
-        (["a"], {"time_limit": float("nan")}, "time_limit: nan"),
-        (["a"], {"priority": 2**40}, "priority: 1099511627776 is not a whole number"),
-        (["a"], {"retries": "many"}, "retries: 'many' is not a whole number"),
-        (["a"], {"retry_on": "segv"}, "no failure class"),
-        (["a"], {"keep": "some"}, "tail:SIZE"),
-        (["a"], {"capture": "/x"}, "leads out"),
-        (["a"], {"tags": {"a\n": ""}}, "cannot be shown"),
-        (["a"], {"after": "nobody"}, "no job is called 'nobody'"),
-        (["a"], {"name": "x" * 10_000}, "cannot be the name of a job"),
-        (["a"], {"job": "nobody", "name": "x"}, "--job adds to a job"),
-    ],
-)
-def test_what_is_refused_leaves_nothing(
-    world: PostgresWorld, commands: Any, options: dict[str, Any], reason: str
-) -> None:
+REFUSED: list[tuple[Any, dict[str, Any], str]] = [
+    ("echo", {}, "wants a list"),
+    ([], {}, "no tasks"),
+    (["a", ""], {}, "commands:2: the command is empty"),
+    (["a", 3], {}, "commands:2: a command is str, bytes or mpifarm.Command, not int"),
+    (["a\0"], {}, "NUL"),
+    (["a\ud800"], {}, "commands:1"),
+    (["a 'b"], {}, "commands:1:3"),
+    ([Command("a", requires=2)], {}, "there is no task 2 to wait for"),
+    ([Command("a", requires="b")], {}, "commands:1: command 1 requires 'b', and no command is called so"),
+    ([Command("a", requires=2), Command("b", requires=1)], {}, "wait for each other"),
+    ([Command("a", cpus=0)], {}, "commands:1: cpus: 0 is not a whole number from 1"),
+    ([Command("a", time_limit="10")], {}, "commands:1: duration '10' has no unit"),
+    (["a"], {"time_limit": -1}, "time_limit: -1"),
+    (["a"], {"time_limit": float("nan")}, "time_limit: nan"),
+    (["a"], {"priority": 2**40}, "priority: 1099511627776 is not a whole number"),
+    (["a"], {"retries": "many"}, "retries: 'many' is not a whole number"),
+    (["a"], {"retry_on": "segv"}, "no failure class"),
+    (["a"], {"keep": "some"}, "tail:SIZE"),
+    (["a"], {"capture": "/x"}, "leads out"),
+    (["a"], {"tags": {"a\n": ""}}, "cannot be shown"),
+    (["a"], {"after": "nobody"}, "no job is called 'nobody'"),
+    (["a"], {"name": "x" * 10_000}, "cannot be the name of a job"),
+    (["a"], {"job": "nobody", "name": "x"}, "--job adds to a job"),
+]
+
+
+def test_what_is_refused_leaves_nothing(world: PostgresWorld) -> None:
     world.submit(like_tasks(1), "before")
-    with pytest.raises(mpifarm.FarmError) as caught:
-        mpifarm.submit(commands, **options)
-    assert reason in str(caught.value)
+    for commands, options, reason in REFUSED:
+        with pytest.raises(mpifarm.FarmError) as caught:
+            mpifarm.submit(commands, **options)
+        assert reason in str(caught.value)
     assert [job.name for job in world.client.jobs()] == ["before"]
 
 
