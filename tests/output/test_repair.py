@@ -10,6 +10,7 @@ import pytest
 
 from mpifarm import cli
 from mpifarm.errors import OutputError
+from mpifarm.output.format import CHUNK_BYTES
 from mpifarm.output.reader import open_run
 from mpifarm.output.repair import repair
 from mpifarm.output.salvage import Arrays
@@ -90,7 +91,7 @@ def test_what_is_lost_is_told_by_task(tmp_path: Path, whole: bytes, capsys: pyte
     damaged(path, whole, (chunk.byte_offset, chunk.byte_offset + 40), (rows.byte_offset, rows.byte_offset + 5 * size))
     assert cli.main(["repair", str(path)]) == 6
     said = capsys.readouterr().out
-    assert "lost: 1 chunks of 64 KiB of output" in said
+    assert f"lost: 1 chunks of {CHUNK_BYTES >> 10} KiB of output" in said
     assert "lost: output, or a part of it, of job 1 task " in said
     assert "lost: 5 rows of `attempts` (0-4)" in said
     assert f"next: mv {tmp_path}/run-1.repaired.h5 {path} && mpifarm verify" in said
