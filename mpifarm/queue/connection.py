@@ -5,6 +5,7 @@ Only `queue.postgres` and `queue.client` import this module, which imports psyco
 
 from __future__ import annotations
 
+import logging
 import os
 from collections.abc import Callable, Generator, Iterator
 from contextlib import ExitStack, contextmanager
@@ -27,6 +28,9 @@ from mpifarm.queue import arrays, embedded, schema, texts
 
 Connection = psycopg.Connection[tuple[Any, ...]]
 _T = TypeVar("_T")
+
+# Of a connection that breaks psycopg warns on stderr, beside raising the error that is told in our words.
+logging.getLogger("psycopg").addHandler(logging.NullHandler())
 
 _DEFAULTS = {
     "application_name": "mpifarm",
