@@ -291,6 +291,8 @@ def _put_job(connection: Connection, terms: Terms, source: str, cwd: bytes, job:
 
 def _look_at_parents(connection: Connection, job: JobId, before: int, terms: Terms) -> None:
     """Begin at once what has nothing to wait for any more."""
+    if not terms.after and not terms.dedupe:
+        return  # whatever waits, waits for tasks beside it
     parents = {parent.job: parent.hi for parent in terms.after if parent.job is not None}
     totals: dict[int, int] = dict(connection.execute(SQL["lock_parents"], {"jobs": Int4s(sorted(parents))}).fetchall())
     if any(hi > totals.get(parent, 0) + 1 for parent, hi in parents.items()):

@@ -367,7 +367,10 @@ SELECT waiting.id FROM mpifarm.waiting
 WHERE waiting.job = %(job)s AND waiting.lo >= %(lo)s
 AND NOT EXISTS (
     SELECT FROM mpifarm.need
-    WHERE need.job = waiting.job AND need.lo <= waiting.lo AND need.hi > waiting.lo AND need.parent = waiting.job
+    WHERE need.job = waiting.job AND need.hi > waiting.lo AND need.lo = (
+        SELECT lo FROM mpifarm.need AS nearest WHERE nearest.job = waiting.job AND nearest.lo <= waiting.lo
+        ORDER BY lo DESC LIMIT 1
+    ) AND need.parent = waiting.job
 )
 
 -- lock_gates --
@@ -392,7 +395,10 @@ WITH RECURSIVE gate AS MATERIALIZED (
         SELECT parent, no FROM (
             SELECT need.parent, mpifarm.broken(need.parent, need.parent_lo, need.parent_hi) AS no
             FROM mpifarm.need
-            WHERE need.job = gate.job AND need.lo <= gate.lo AND need.hi > gate.lo AND NOT need.any_end
+            WHERE need.job = gate.job AND need.hi > gate.lo AND need.lo = (
+                SELECT lo FROM mpifarm.need AS nearest WHERE nearest.job = gate.job AND nearest.lo <= gate.lo
+                ORDER BY lo DESC LIMIT 1
+            ) AND NOT need.any_end
         ) AS parents WHERE no IS NOT NULL LIMIT 1
     ) AS why
     UNION
@@ -418,7 +424,10 @@ WITH RECURSIVE gate AS MATERIALIZED (
     WHERE waiting.id = gate.id AND NOT EXISTS (SELECT FROM chosen WHERE chosen.id = gate.id)
     AND NOT EXISTS (
         SELECT FROM mpifarm.need
-        WHERE need.job = gate.job AND need.lo <= gate.lo AND need.hi > gate.lo
+        WHERE need.job = gate.job AND need.hi > gate.lo AND need.lo = (
+                SELECT lo FROM mpifarm.need AS nearest WHERE nearest.job = gate.job AND nearest.lo <= gate.lo
+                ORDER BY lo DESC LIMIT 1
+            )
         AND mpifarm.unfinished(need.parent, need.parent_lo, need.parent_hi) OFFSET 0
     )
     RETURNING waiting.*
@@ -639,7 +648,10 @@ WITH hit AS (
 ), next AS (
     SELECT boundary.*, EXISTS (
         SELECT FROM mpifarm.need
-        WHERE need.job = boundary.job AND need.lo <= boundary.at AND need.hi > boundary.at
+        WHERE need.job = boundary.job AND need.hi > boundary.at AND need.lo = (
+            SELECT lo FROM mpifarm.need AS nearest WHERE nearest.job = boundary.job AND nearest.lo <= boundary.at
+            ORDER BY lo DESC LIMIT 1
+        )
     ) AS waits FROM boundary
 ), put_back AS (
     INSERT INTO mpifarm.ready (job, lo, hi, attempt, cpus, time_limit_s)
@@ -684,7 +696,10 @@ SELECT EXISTS (
 SELECT parent.name, need.parent_lo, need.parent_hi, need.any_end,
     NOT mpifarm.unfinished(need.parent, need.parent_lo, need.parent_hi)
 FROM mpifarm.need JOIN mpifarm.job AS parent ON parent.id = need.parent
-WHERE need.job = %(job)s AND need.lo <= %(no)s AND need.hi > %(no)s
+WHERE need.job = %(job)s AND need.hi > %(no)s AND need.lo = (
+    SELECT lo FROM mpifarm.need AS nearest WHERE nearest.job = %(job)s AND nearest.lo <= %(no)s
+    ORDER BY lo DESC LIMIT 1
+)
 ORDER BY need.parent, need.parent_lo
 
 -- needs --
