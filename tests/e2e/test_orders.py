@@ -170,14 +170,14 @@ def test_retries_dependants_and_max_fails(farm: Farm, pg_dsn: Dsn) -> None:
 
 
 def test_waiting_for_work(farm: Farm) -> None:
-    run = farm.start("run", "--wait-for-work", "60s", "--idle-exit", "2s", ranks=2)
+    run = farm.start("run", "--wait-for-work", "60s", "--idle-exit", "8s", ranks=2)
     wait_for(lambda: json.loads(farm.run("runs", "--json")[0]), "the run")
     farm.submit(["echo first"])
     wait_for(lambda: farm.report()["tasks"]["succeeded"] == 1, "it to be done")
     farm.submit(["echo second"], "more")
     out, said = farm.finish(run)
     assert b"2 succeeded" in out
-    assert "nothing to do; waiting for work for 60 s" in said and "for 2 s" in said
+    assert "nothing to do; waiting for work for 60 s" in said and "for 8 s" in said
 
 
 def test_the_queue_goes_away_from_an_idle_run(farm: Farm, pg_dsn: Dsn) -> None:
