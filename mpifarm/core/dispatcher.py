@@ -251,6 +251,7 @@ class Dispatcher:
             slots=self._dealer.slots,
             unmet=self._dealer.unmet,
             stock=self._holding.stock,
+            out=self.ledger.tasks_out,
             left_s=self._drain_at - now,
             now=now,
         )

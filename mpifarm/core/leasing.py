@@ -58,20 +58,21 @@ class Leasing:
         """Something may be claimable now: the last answer counts no more."""
         self.dry = None
 
-    def tasks(self, *, slots: int, unmet: int, stock: int, left_s: float, now: float) -> int:
-        """How many to ask for now; 0: none. unmet: cores without work; left_s: seconds in which tasks may start."""
+    def tasks(self, *, slots: int, unmet: int, stock: int, out: int, left_s: float, now: float) -> int:
+        """How many to ask for now; 0: none. unmet: cores' worth of work that leaders want and did not get; out: tasks
+        they hold; left_s: seconds in which tasks may start."""
         if self.asking or now - self._answered_at < self._poll_s(now):
             return 0
         horizon_s = min(self._limits.stock_s + 2 * self._answer_s, max(left_s, 0.0))
-        idle = -(-unmet // max(1, round(self._cpus_per_task)))
-        share = share_of(self._left, slots, self._others_slots) if self._left else None
-        return lease_tasks(
-            wanted=int(self._per_s(slots) * horizon_s),
-            idle=idle,
+        width = max(1, round(self._cpus_per_task))
+        tasks = lease_tasks(
+            ahead=int(self._per_s(slots) * horizon_s),
+            asked=-(-unmet // width),
             stock=stock,
-            share=share,
-            tasks_max=self._limits.block_tasks_max,
+            backlog=max(0, out - slots // width),
+            share=share_of(self._left, slots, self._others_slots) if self._left and self._others_slots else None,
         )
+        return min(tasks, self._limits.block_tasks_max)
 
     def asked(self, now: float) -> None:
         self.asking = True

@@ -42,19 +42,19 @@ class Rate:
         self._at = now
 
 
-def lease_tasks(*, wanted: int, idle: int, stock: int, share: int | None, tasks_max: int) -> int:
-    """Tasks to lease now so that `wanted` lie in stock; 0 while half of that is there and no core waits.
+def lease_tasks(*, ahead: int, asked: int, stock: int, backlog: int, share: int | None) -> int:
+    """Tasks to lease now so that `ahead` lie in stock; 0 while half of that is there and leaders ask for nothing.
 
-    idle: tasks that cores were asked for and not given. share: of what is left in the queue, this run's by its slots,
-    None when not known. As it shrinks no run takes more than its share, so that all run dry together; cores that wait
-    get theirs first.
+    asked: what leaders want and did not get; backlog: what they hold and have not begun. share: of what is left in the
+    queue, this run's by its slots; None when it need not share. As the share shrinks, so does what a run may hold
+    unbegun, or take at once, and all runs run dry together.
     """
-    if stock > wanted // 2 and not idle:
+    if stock > ahead // 2 and not asked:
         return 0
-    tasks = wanted + idle - stock
+    tasks = ahead + asked - stock
     if share is not None:
-        tasks = min(tasks, max(share - stock, min(idle, share)))
-    return max(0, min(tasks, tasks_max))
+        tasks = min(tasks, max(share - stock - backlog, min(asked, -(-share // 4))))
+    return max(0, tasks)
 
 
 def share_of(left: int, slots: int, others_slots: int) -> int:

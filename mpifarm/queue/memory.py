@@ -50,7 +50,7 @@ class MemoryQueue:
         self._leases: dict[LeaseId, _Lease] = {}
         self._runs: dict[RunId, _Run] = {}
         self._returned: dict[LeaseId, list[Return]] = {}
-        self._leases_given = 0
+        self.leases_given = 0
 
     @property
     def outcomes(self) -> dict[tuple[JobId, int], Outcome]:
@@ -167,8 +167,8 @@ class MemoryQueue:
         return sorted(routes, key=lambda job: (routes[job], -self._places.jobs[job].priority, job))
 
     def _take(self, run: RunId, job: JobId, part: Range, count: int) -> Block:
-        self._leases_given += 1
-        lease = LeaseId(self._leases_given)
+        self.leases_given += 1
+        lease = LeaseId(self.leases_given)
         taken = replace(part, hi=part.lo + count)
         part.lo = taken.hi
         if part.lo == part.hi:
