@@ -45,6 +45,7 @@ def fill(cwd: Path, environ: dict[str, str], tasks: int, size: int) -> Path:
     """A job of `tasks` tasks that all succeeded, and its run file."""
     (cwd / "scan.txt").write_text("".join(f"./simulate --seed {task}\n" for task in range(1, tasks + 1)))
     farm(["submit", "scan.txt"], cwd, environ)
+    os.environ.update(environ)  # the embedded server is found by it
     queue = PostgresQueue.connect(find_dsn(None, environ, cwd))
     info = RunInfo(socket.gethostname(), os.getpid(), "boot", "", "mpifarm run", "0", 1, 3, 8, node_names=("node1",))
     run = queue.open_run(info)
@@ -61,7 +62,9 @@ def fill(cwd: Path, environ: dict[str, str], tasks: int, size: int) -> Path:
                 rows.append(_row(block.lease, block.job, task, now, text, lo, packer.extent_count))
             packed = packer.take()
             appended = writer.append(Output(0, b"".join(rows), packed.extents, packed.chunks, {}))
-            outcomes = [(row, appended.first_row + i, None) for i, row in enumerate(unpack_rows(appended.rows))]
+            outcomes: list[tuple[AttemptRow, int | None, bytes | None]] = [
+                (row, appended.first_row + i, None) for i, row in enumerate(unpack_rows(appended.rows))
+            ]
             queue.record(run, Batch(outcomes=outcomes, done=[block.lease]))
     writer.sync()
     writer.close()
@@ -112,7 +115,7 @@ def one_task(cwd: Path, environ: dict[str, str], tasks: int, rounds: int) -> Non
 
 def looks(cwd: Path) -> Iterator[tuple[str, list[str]]]:
     yield "all outputs", mpifarm("report", "scan", "--tasks", "1-")
-    yield "grep in all outputs", mpifarm("report", "scan", "--grep", "energy 6.99999[0-9]")
+    yield "grep in all outputs", mpifarm("report", "scan", "--grep", "step 7 energy 6.9999")
     yield "tasks --format csv", mpifarm("tasks", "scan", "--format", "csv")
     yield "export", mpifarm("export", "scan", str(cwd / "scan.h5"), "--force")
     yield "all outputs of the export", mpifarm("report", str(cwd / "scan.h5"), "--tasks", "1-")
