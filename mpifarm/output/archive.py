@@ -43,8 +43,9 @@ class Archive:
             raise explain(path, "open", error) from error
         self._job = exported.job_of(self._about["job"])
         self._runs = [RunLine(**values) for values in self._about["runs"]]
-        self._files = {RunId(run.id): str(run.file) for run in self._runs}
-        self._files.update((RunId(int(run)), str(path)) for run in self._about["rows"])
+        self.paths = {RunId(run.id): str(run.file) for run in self._runs}
+        """By run: where its outputs are, which is elsewhere when they were missing at the export."""
+        self.paths.update((RunId(int(run)), str(path)) for run in self._about["rows"])
 
     def __enter__(self) -> Archive:
         return self
@@ -116,7 +117,7 @@ class Archive:
         rows = self._read(exported.TASKS, lo - 1, hi - 1)
         first, end = (int(rows[0]["text"]), exported.text_end(rows[-1])) if len(rows) else (0, 0)
         texts = self._read(exported.TEXTS, first, end).tobytes()
-        for line in exported.lines_of(rows, texts, self._about["nodes"], self._files):
+        for line in exported.lines_of(rows, texts, self._about["nodes"], self.paths):
             if states is None or STATES.index(line.state) in states:
                 yield line
 

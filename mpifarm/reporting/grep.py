@@ -18,17 +18,41 @@ if TYPE_CHECKING:
 LINE_BYTES_MAX = 1 << 20
 
 
-def lines_of(pieces: Iterable[bytes]) -> Iterator[bytes]:
+def lines_of(pieces: Iterable[bytes | memoryview]) -> Iterator[bytes]:
     """The lines, without their newlines, of bytes that come in pieces."""
     rest = b""
     for piece in pieces:
-        *lines, rest = (rest + piece).split(b"\n")
+        *lines, rest = (rest + bytes(piece)).split(b"\n")
         yield from lines
         if len(rest) >= LINE_BYTES_MAX:
             yield rest
             rest = b""
     if rest:
         yield rest
+
+
+class Searching:
+    """Prints the lines in which a pattern is found, of `streams` of tasks as they come."""
+
+    def __init__(self, pattern: re.Pattern[bytes], streams: tuple[int, ...], out: BinaryIO) -> None:
+        self._search, self._streams, self._out = pattern.search, streams, out
+        self._found = False
+
+    def plain(self, task: int, texts: Iterable[Iterable[bytes | memoryview]]) -> None:
+        """Of a task: the pieces of each stream."""
+        for pieces in texts:
+            for text in lines_of(pieces):
+                if self._search(text):
+                    self._found = True
+                    self._out.write(b"%d: %s\n" % (task, text))
+
+    def careful(self, outputs: Outputs, line: TaskLine, attempt: Attempt) -> None:
+        self.plain(line.task, (outputs.stream(attempt, stream) for stream in self._streams))
+
+    def judged(self, missing: Missing) -> Missing:
+        """The code is 1 when nothing was found, as of grep; that of damaged or lost outputs comes first."""
+        sentences, code = missing
+        return Missing(sentences, code if code > 1 else int(not self._found))
 
 
 def grep(
@@ -38,17 +62,6 @@ def grep(
     out: BinaryIO,
     choice: Choice = Outputs.recorded,
 ) -> Missing:
-    """Print what is found. The code is 1 when nothing is, as of grep; that of damaged or lost outputs comes first."""
-    found = False
-    search = pattern.search
-
-    def write(outputs: Outputs, line: TaskLine, attempt: Attempt) -> None:
-        nonlocal found
-        for stream in streams:
-            for text in lines_of(outputs.stream(attempt, stream)):
-                if search(text):
-                    found = True
-                    out.write(b"%d: %s\n" % (line.task, text))
-
-    sentences, code = each_attempt(lines, choice, write, streams)
-    return Missing(sentences, code if code > 1 else int(not found))
+    """Print what is found of the chosen attempts."""
+    searching = Searching(pattern, streams, out)
+    return searching.judged(each_attempt(lines, choice, searching.careful, streams))

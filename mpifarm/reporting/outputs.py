@@ -7,7 +7,7 @@ at the end, after everything that could. Must never import click or mpi4py.
 from __future__ import annotations
 
 from collections import OrderedDict, defaultdict
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import TYPE_CHECKING, BinaryIO, NamedTuple
 
 from mpifarm.core.row import STDERR, STDOUT, AttemptRow, output_checksum
@@ -22,6 +22,7 @@ if TYPE_CHECKING:
 FINAL = ("succeeded", "failed", "cancelled")
 
 _FILES_OPEN_MAX = 16
+_WRITTEN_AT_ONCE = 256 << 10
 
 
 class Absent(FarmError):
@@ -139,15 +140,27 @@ def each_attempt(
     `streams` that were not kept."""
     unanswered = Unanswered()
     with Outputs() as outputs:
-        for line in lines:
-            try:
-                for attempt in choice(outputs, line):
-                    give(outputs, line, attempt)
-                    for what in not_kept(attempt.row, streams):
-                        unanswered.add(line.task, what)
-            except (OutputError, Absent) as error:
-                unanswered.add(line.task, error)
+        serve(lines, outputs, choice, give, streams, unanswered)
     return unanswered.missing()
+
+
+def serve(
+    lines: Iterable[TaskLine],
+    outputs: Outputs,
+    choice: Choice,
+    give: Callable[[Outputs, TaskLine, Attempt], None],
+    streams: tuple[int, ...],
+    unanswered: Unanswered,
+) -> None:
+    """As `each_attempt`, for some tasks of several helpings."""
+    for line in lines:
+        try:
+            for attempt in choice(outputs, line):
+                give(outputs, line, attempt)
+                for what in not_kept(attempt.row, streams):
+                    unanswered.add(line.task, what)
+        except (OutputError, Absent) as error:
+            unanswered.add(line.task, error)
 
 
 def write_outputs(
@@ -167,3 +180,29 @@ def write_outputs(
             out.writelines(outputs.stream(attempt, stream))
 
     return each_attempt(lines, choice, write, streams)
+
+
+class Pouring:
+    """Writes outputs one after the other: those of a task as they are in memory, gathered, and those of an attempt."""
+
+    def __init__(self, streams: tuple[int, ...], out: BinaryIO) -> None:
+        self._streams, self._out = streams, out
+        self._gathered: list[memoryview] = []
+        self._size = 0
+
+    def plain(self, _task: int, texts: Sequence[Sequence[memoryview]]) -> None:
+        for pieces in texts:
+            for piece in pieces:
+                self._gathered.append(piece)
+                self._size += len(piece)
+        if self._size >= _WRITTEN_AT_ONCE:
+            self.flush()
+
+    def careful(self, outputs: Outputs, _line: TaskLine, attempt: Attempt) -> None:
+        self.flush()
+        for stream in self._streams:
+            self._out.writelines(outputs.stream(attempt, stream))
+
+    def flush(self) -> None:
+        gathered, self._gathered, self._size = self._gathered, [], 0
+        self._out.write(b"".join(gathered))

@@ -14,16 +14,16 @@ import time
 from collections.abc import Iterator, Sequence
 from contextlib import nullcontext
 from dataclasses import replace
-from typing import TYPE_CHECKING, TextIO
+from typing import TYPE_CHECKING, BinaryIO, TextIO
 
 from mpifarm.core.row import STDOUT
 from mpifarm.errors import OutputError, UsageError
 from mpifarm.reporting.advice import dsn_words, next_step, run_command
 from mpifarm.reporting.captured import give_captured
 from mpifarm.reporting.extract import Folder, extract
-from mpifarm.reporting.grep import grep
+from mpifarm.reporting.grep import Searching, grep
 from mpifarm.reporting.objects import array, report_object
-from mpifarm.reporting.outputs import FINAL, Choice, Missing, Outputs, write_outputs
+from mpifarm.reporting.outputs import FINAL, Choice, Missing, Outputs, Pouring, write_outputs
 from mpifarm.reporting.source import archive_of, files_of, typed_name
 from mpifarm.reporting.text import JobReport, Look, job_text, jobs_text, task_head, task_text
 from mpifarm.reporting.wanted import Ranges, Wanted, named_tasks
@@ -101,7 +101,9 @@ def _give(client: Source, job: JobSummary, wanted: Wanted) -> Missing:
         needed = wanted.ranges is not None
         choice = attempts = Attempts(files_of(client, job), job.id, wanted.attempt or None, needed=needed)
         announce, unreadable = announcer(job.name, tell), attempts.unreadable
-    if wanted.captured:
+    if wanted.where is None and wanted.attempt is None and not wanted.captured and wanted.extract is None:
+        missing = _stream(client, job, wanted, out)
+    elif wanted.captured:
         with nullcontext() if wanted.extract is None else Folder(wanted.extract, force=wanted.force) as to:
             missing = give_captured(lines, out, to, choice)
     elif wanted.pattern is not None:
@@ -120,6 +122,20 @@ def _give(client: Source, job: JobSummary, wanted: Wanted) -> Missing:
         sentences.append(f"{unfinished:,} tasks of {job.name} have no outcome yet")
         code = code or int(wanted.pattern is None)
     return Missing(sentences, code)
+
+
+def _stream(client: Source, job: JobSummary, wanted: Wanted, out: BinaryIO) -> Missing:
+    """Whole outputs, or lines of them, of tasks that nothing else is asked of."""
+    from mpifarm.reporting.streaming import Streaming, Way
+
+    if wanted.pattern is None:
+        pouring = Pouring(wanted.streams, out)
+        missing = Streaming(client, job, Way(pouring.plain, pouring.careful, wanted.streams)).go(wanted.ranges)
+        pouring.flush()
+        return missing
+    searching = Searching(wanted.pattern, wanted.streams, out)
+    missing = Streaming(client, job, Way(searching.plain, searching.careful, wanted.streams)).go(wanted.ranges)
+    return searching.judged(missing)
 
 
 def select(lines: Iterator[TaskLine], where: Predicate | None) -> Iterator[TaskLine]:

@@ -96,6 +96,14 @@ def files_of(source: Source, job: JobSummary) -> list[str]:
     return [run.file for run in source.runs(job.id) if run.file is not None]
 
 
+def paths_of(source: Source) -> dict[RunId, str]:
+    """Where the outputs of each run are."""
+    archive = archive_of(source)
+    if archive is not None:
+        return archive.paths
+    return {run.id: run.file for run in source.runs() if run.file is not None}
+
+
 def typed_name(source: Source, job: JobSummary) -> str:
     """What to type to mean this job."""
     archive = archive_of(source)

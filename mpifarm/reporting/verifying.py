@@ -7,18 +7,16 @@ against the row it names. Memory is a byte per attempt. Must never import click,
 from __future__ import annotations
 
 import json
-import zlib
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
-from mpifarm.core.model import FailureClass, State
 from mpifarm.errors import FarmError, OutputError
-from mpifarm.output.exported import NO_CHECKSUM
+from mpifarm.reporting.held import held_against
 from mpifarm.reporting.outputs import Unanswered
-from mpifarm.reporting.source import archive_of
+from mpifarm.reporting.source import archive_of, paths_of
 from mpifarm.reporting.text import spans_of, spans_text
 
 if TYPE_CHECKING:
@@ -28,10 +26,6 @@ if TYPE_CHECKING:
 
 UNPROVED = 6
 """Exit code when something is not as it should be."""
-BLOCK_ROWS = 1 << 14
-_CHECKED = np.dtype(
-    [("stdout_bytes", "<u8"), ("stderr_bytes", "<u8"), ("stdout_crc32", "<u4"), ("stderr_crc32", "<u4")]
-)
 
 Rows = np.ndarray[Any, Any]
 Bools = np.ndarray[Any, np.dtype[np.bool_]]
@@ -90,7 +84,7 @@ class Proving:
         """Raises QueueError."""
         archive = archive_of(source)
         misplaced = [] if archive is not None else source.misplaced(job.id)  # type: ignore[union-attr]
-        files = {run.id: run.file if archive is None else str(archive.path) for run in source.runs()}
+        files = paths_of(source)
         unanswered, outputs = Unanswered(), 0
         for places in source.places(job.id):
             outputs += len(places)
@@ -112,30 +106,14 @@ class Proving:
         run, sound = found
         other = OutputError(f"its row in {path} is not the one that was recorded")
         damaged = OutputError(f"its output in {path} is not what it wrote")
-        places = places[np.argsort(places["row"], kind="stable")]
-        for part in _near(places):
-            right, whole = self._held_against(run, sound, job, part)
-            for task, mine in zip(part["task"][~(right & whole)].tolist(), right[~(right & whole)].tolist()):
-                yield task, damaged if mine else other
-
-    def _held_against(self, run: RunFile, sound: Bools, job: int, places: Rows) -> tuple[Bools, Bools]:
-        """Whether the rows are those of the outcomes, and whether they are sound."""
-        at = places["row"] - places["row"][0]
         try:
-            rows = run.attempts(int(places["row"][0]), int(places["row"][-1]) + 1)
+            rows, right = held_against(run, job, places)
         except OutputError:
-            return np.ones(len(places), bool), np.zeros(len(places), bool)
-        inside = at < len(rows)
-        if not len(rows):
-            return inside, inside
-        rows = rows[np.where(inside, at, 0)]
-        right = inside & (rows["job"] == job)
-        for name in ("task", "lease", "attempt"):
-            right &= rows[name] == places[name]
-        right &= (places["checksum"] == NO_CHECKSUM) | (places["checksum"] == _checksums(rows))
-        sense = (rows["state"] <= max(State)) & (rows["failure"] <= max(FailureClass))
-        sense &= np.isfinite(rows["started"]) & np.isfinite(rows["ended"])
-        return right, sound[np.where(inside, places["row"], 0)] & sense
+            rows, right = None, np.ones(len(places), bool)
+        whole = np.zeros(len(places), bool) if rows is None else sound[np.minimum(places["row"], len(sound) - 1)]
+        bad = ~(right & whole)
+        for task, mine in zip(places["task"][bad].tolist(), right[bad].tolist()):
+            yield task, damaged if mine else other
 
     def _file(self, path: str, row: int) -> tuple[RunFile, Bools] | FarmError:
         """A file that was written since it was read is read again."""
@@ -154,25 +132,6 @@ class Proving:
             found = found[0], Sweep(found[0], self._told).sound()
         self._files[path] = found
         return found
-
-
-def _checksums(rows: Rows) -> Rows:
-    """`mpifarm.core.row.output_checksum` of each."""
-    packed = np.zeros(len(rows), _CHECKED)
-    for name in packed.dtype.names or ():
-        packed[name] = rows[name]
-    raw, size = packed.tobytes(), _CHECKED.itemsize
-    sums = [zlib.crc32(raw[at : at + size]) for at in range(0, len(raw), size)]
-    return np.array(sums, np.uint32).view(np.int32)
-
-
-def _near(places: Rows) -> Iterator[Rows]:
-    """In parts whose rows lie within one block."""
-    lo = 0
-    while lo < len(places):
-        hi = int(places["row"].searchsorted(places["row"][lo] + BLOCK_ROWS))
-        yield places[lo:hi]
-        lo = hi
 
 
 def damaged_rows(path: Path, told: Callable[[int], None]) -> tuple[int, list[tuple[str, str]]]:

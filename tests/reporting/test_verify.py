@@ -51,7 +51,7 @@ def test_damage_is_told_by_task(typed: Typed, job: str, runs: list[PlayedRun], t
     assert said.out.decode().splitlines() == [
         f"job scan: task 1,3: its row in {tmp_path}/run-1.h5 is not the one that was recorded",
         f"job scan: task 13-20: cannot open run file {tmp_path}/run-2.h5: no such file or directory",
-        f"job scan: task 21: its output in {tmp_path}/run-3.h5 is not what it wrote",
+        f"job scan: task 21: its row in {tmp_path}/run-3.h5 is not the one that was recorded",
     ]
     seen = json.loads(typed("verify", job, "--json").out)
     assert [damage["tasks"] for damage in seen["jobs"][0]["damaged"]] == ["1,3", "13-20", "21"]

@@ -896,11 +896,15 @@ FROM mpifarm.task_line
 WHERE job = %(job)s AND no >= %(lo)s AND no < %(hi)s AND state = ANY(%(states)s)
 ORDER BY no
 
--- copy_places --
-COPY (
-    SELECT no, run, file_row, lease, attempt, coalesce(checksum::bigint, 1::bigint << 40) FROM mpifarm.outcome
-    WHERE job = %(job)s AND no >= %(lo)s AND no < %(hi)s ORDER BY no
-) TO STDOUT (FORMAT binary)
+-- places --
+SELECT string_agg(
+    int4send(no) || int4send(run) || int8send(file_row) || int8send(lease) || int2send(attempt)
+        || int8send(coalesce(checksum::bigint, 1::bigint << 40)), ''::bytea ORDER BY no)
+FROM (
+    SELECT no, run, file_row, lease, attempt, checksum FROM mpifarm.outcome
+    WHERE job = %(job)s AND no >= %(lo)s AND no < %(hi)s AND file_row IS NOT NULL
+    ORDER BY no LIMIT %(limit)s
+) AS window_of
 
 -- tasks_bad --
 -- As `tasks`, for states that end badly, beginning with the index that holds only these. OFFSET 0 keeps the planner to
