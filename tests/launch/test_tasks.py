@@ -95,6 +95,7 @@ def test_who_and_what_is_reported(node: OneNode) -> None:
     assert before <= long.started < long.ended <= time.time()
     assert 0.15 < long.user_s + long.system_s < 5
     assert 50 << 10 < long.max_rss_kib < 500 << 10
+    assert short.max_rss_kib == 0, "what is seen of it is the memory of its launcher"
 
 
 def test_disk_bytes_are_counted(node: OneNode, tmp_path: Path) -> None:
