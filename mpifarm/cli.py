@@ -28,6 +28,7 @@ from mpifarm.errors import FarmError, UsageError
 from mpifarm.intake.directives import CPUS_MAX
 from mpifarm.options import RunOptions
 from mpifarm.output.codec import CODECS, require
+from mpifarm.striping import Stripes, parse_stripe_size
 from mpifarm.units import parse_duration
 
 BUG = 70
@@ -207,8 +208,20 @@ def _patience(text: str) -> float:
     "--compress", type=click.Choice(CODECS), default="gzip", help="How outputs are stored; zstd needs mpifarm[zstd]."
 )
 @click.option("-q", "--quiet", is_flag=True, help="No progress.")
+@click.option(
+    "--stripe-count",
+    type=click.IntRange(-1, 2000),
+    metavar="N",
+    help="Lustre: servers that the run file is spread over; -1: all.",
+)
+@click.option(
+    "--stripe-size",
+    callback=parsed(parse_stripe_size),
+    metavar="SIZE",
+    help="Lustre: bytes on one server before the next, such as 1M.",
+)
 @dsn_option
-def run(**options: Any) -> RunOptions:
+def run(stripe_count: int | None, stripe_size: int | None, **options: Any) -> RunOptions:
     """Work on the queue with every rank until nothing is left. One run writes one file, run-ID.h5.
 
     \b
@@ -220,7 +233,7 @@ def run(**options: Any) -> RunOptions:
       mpifarm run --local 4 --jobs scan --max-tasks 10
     """
     require(options["compress"])
-    return RunOptions(**options)
+    return RunOptions(**options, stripes=Stripes(stripe_count, stripe_size))
 
 
 mpifarm.add_command(report)

@@ -89,7 +89,7 @@ class _Submit(click.Command):
     multiple=True,
     callback=_each(parse_capture),
     metavar="PATTERN",
-    help="Files of a task's directory to keep too; may be repeated.",
+    help="Files of a task's directory to keep too, as out-{task}.npy; may be repeated.",
 )
 @click.option(
     "--after", multiple=True, metavar="JOB[.T]", help="Wait until these have succeeded: scan, scan.17, scan.1-9."

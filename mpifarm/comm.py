@@ -98,6 +98,12 @@ class World:
             text = SINGLETONS.format(count=told, library=library) if index == 0 else ""
             raise SiteError(text)
 
+    @property
+    def library(self) -> str:
+        """Name and version of the MPI library, and of the standard it follows."""
+        name = self._mpi.Get_library_version().replace("\0", "").strip().splitlines()[0]
+        return f"{' '.join(name.split())[:200]} (MPI {'.'.join(map(str, self._mpi.Get_version()))})"
+
     def leader_of_ranks(self) -> list[int]:
         """For every rank, the lowest rank it shares memory with. Collective; at start-up only."""
         node = self._comm.Split_type(self._mpi.COMM_TYPE_SHARED, key=self.rank)

@@ -21,6 +21,7 @@ from mpifarm.comm import World
 from mpifarm.core.actions import (
     Action,
     Append,
+    AppendEvent,
     AskClose,
     AskExpire,
     AskLease,
@@ -37,7 +38,7 @@ from mpifarm.core.actions import (
     Tick,
     ToLauncher,
 )
-from mpifarm.core.messages import Exit, Message, Role, StopAsked
+from mpifarm.core.messages import Event, Exit, Message, Role, StopAsked
 from mpifarm.core.roles import DISPATCHER
 from mpifarm.doors import Inbox, QueueDoor
 from mpifarm.launch.launcher import Launcher
@@ -94,6 +95,8 @@ class Loop:
         self._over = False
         self._rest = REST_S[0]
         self._tick_at = 0.0
+        self.log_to: int | None = None
+        """The rank of the recorder: what is said here goes into the run's log too."""
         self.finished: Finished | None = None
         """On rank 0, after the run: how it ended."""
         self._epoll = select.epoll()
@@ -184,11 +187,13 @@ class Loop:
             case Pack():
                 assert self._pack_door is not None
                 self._pack_door.ask(action)
-            case OpenRunFile() | Append() | CloseRunFile():
+            case OpenRunFile() | Append() | AppendEvent() | CloseRunFile():
                 assert self._file_door is not None
                 self._file_door.ask(action)
             case Say(text):
                 self._listener.say(text)
+                if self.log_to is not None:
+                    self._perform(Send(self.log_to, Event(time.time(), text)))
             case Finished():
                 self.finished = action
                 self._over = True

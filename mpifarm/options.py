@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from mpifarm.core.ending import RunTerms
+from mpifarm.striping import Stripes
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,6 +42,8 @@ class RunOptions:
     quiet: bool = False
     compress: str = "gzip"
     """How outputs are compressed: none, gzip or zstd."""
+    stripes: Stripes = field(default_factory=Stripes)
+    """Of the run file, on Lustre."""
 
     def terms(self, must_end_by: float) -> RunTerms:
         """When the run ends. must_end_by: Unix seconds."""

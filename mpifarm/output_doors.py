@@ -16,7 +16,7 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
-from mpifarm.core.actions import Append, Appended, OpenRunFile, Pack, Packed, Stored
+from mpifarm.core.actions import Append, Appended, AppendEvent, OpenRunFile, Pack, Packed, Stored
 from mpifarm.core.chunks import Squeeze
 from mpifarm.core.messages import FileClosed, FileOpened, FileTrouble, Output, Role
 from mpifarm.core.model import Limits
@@ -148,6 +148,9 @@ class FileDoor(Door):
                         self._open(ask)
                     case Append(output):
                         self._append(output)
+                    case AppendEvent(event):
+                        if self._writer is not None:
+                            self._persist(partial(self._writer.events, [(event.at, event.text)]), self._settle)
                     case _Synced():
                         self._end_sync(ask)
                     case _:
@@ -161,8 +164,8 @@ class FileDoor(Door):
 
         order = ask.order
         try:
-            path = _unused(Path(order.path))
-            self._writer = Writer(path, order.attributes, order.nodes, order.compress)
+            path = Path(order.path) if order.made else unused(Path(order.path))
+            self._writer = Writer(path, order.attributes, order.nodes, order.compress, made=order.made)
         except OutputError as error:
             self._inbox.post(Role.RECORDER, FileTrouble(str(error), fatal=True))
             return
@@ -251,7 +254,7 @@ def _done(step: Callable[[], None]) -> bool:
     return True
 
 
-def _unused(path: Path) -> Path:
+def unused(path: Path) -> Path:
     """`path`, or with -2, -3 ... before the suffix: two queues may count their runs into one directory."""
     candidate, number = path, 1
     while candidate.exists():

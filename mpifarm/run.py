@@ -36,7 +36,8 @@ from mpifarm.errors import FarmError, SiteError
 from mpifarm.launch import arena
 from mpifarm.launch.launcher import Launcher, fork_launcher
 from mpifarm.loop import Loop
-from mpifarm.output_doors import FileDoor, PackDoor
+from mpifarm.output_doors import FileDoor, PackDoor, unused
+from mpifarm.striping import Made, make_striped
 
 if TYPE_CHECKING:
     from mpifarm.comm import World
@@ -164,8 +165,9 @@ def _work(world: World, launcher: Launcher, plan: Plan, session: Session | None)
         dispatcher = Dispatcher(slots, roles.recorder, terms, limits, time.time())
         loop.carry(Role.DISPATCHER, dispatcher)
         session.watch(dispatcher)
+        loop.log_to = roles.recorder
         queue_door.start()
-        inbox.post(Role.DISPATCHER, RunOpened(session.run, session.file(roles)))
+        inbox.post(Role.DISPATCHER, RunOpened(session.run, session.file(roles, world.library, launcher)))
     if leads:
         loop.perform(leader.start(time.time(), plan.must_end_by))
     loop.run()
@@ -219,7 +221,6 @@ class Session:
         self._argv = argv
         self._ranks = len(hellos)
         self.queue, self.run = self._open_queue()
-        self.file_path = ""
         self.lost_nodes = False
         self._progress: Progress = Progress("tasks")
         self._dispatcher: Dispatcher | None = None
@@ -231,6 +232,7 @@ class Session:
             self.say(f"run {self.run}: {size}{where}; queue {self._queue_name}")
 
     def _open_queue(self) -> tuple[Queue, RunId]:
+        from mpifarm.description import command_line
         from mpifarm.queue.dsn import find_dsn
         from mpifarm.queue.liveness import boot_id
         from mpifarm.queue.postgres import PostgresQueue
@@ -255,19 +257,28 @@ class Session:
         )
         return queue, queue.open_run(info)
 
-    def file(self, roles: Roles) -> OpenFile:
-        """The order for the run file, named after the run."""
+    def file(self, roles: Roles, library: str, launcher: Launcher) -> OpenFile:
+        """The order for the run file, named after the run. `library`: of MPI."""
+        from mpifarm.description import command_line, description
+
         ranks = Counter(roles.node_of)
-        self.file_path = str((self.options.output / f"run-{self.run}.h5").absolute())
-        attributes = {
+        path = (self.options.output / f"run-{self.run}.h5").absolute()
+        made = Made(False)
+        if self.options.stripes.wanted:
+            path = unused(path)
+            made = make_striped(path, self.options.stripes, launcher.run_program)
+            if made.said:
+                self.say(made.said)
+        nodes = tuple((node.name, ranks[number], node.slots) for number, node in enumerate(self.nodes))
+        about = {
             "run": str(self.run),
-            "mpifarm_version": __version__,
             "command": command_line(self._argv),
             "allocation": self.allocation.label,
-            "cwd": str(Path.cwd()),
+            "ranks": str(self._ranks),
+            "mpi_library": library,
+            "stripes": shlex.join(self.options.stripes.words()) if made.made else "",
         }
-        nodes = tuple((node.name, ranks[number], node.slots) for number, node in enumerate(self.nodes))
-        return OpenFile(self.file_path, attributes, nodes, self.options.compress)
+        return OpenFile(str(path), about | description(), nodes, self.options.compress, made.made)
 
     def watch(self, dispatcher: Dispatcher) -> None:
         self._dispatcher = dispatcher
@@ -305,17 +316,6 @@ def must_end_by(walltime_s: float | None, allocation: Allocation, started: float
     ends = allocation.ends if walltime_s is None else started + walltime_s
     limits = Limits()
     return inf if ends is None else ends - limits.last_record_s - limits.term_to_kill_s
-
-
-def command_line(argv: list[str]) -> str:
-    """How the run was started, for records: without the DSN, which may hold a password."""
-    words = list(argv)
-    for place, word in enumerate(argv):
-        if word == "--dsn" and place + 1 < len(argv):
-            words[place + 1] = "..."
-        elif word.startswith("--dsn="):
-            words[place] = "--dsn=..."
-    return shlex.join(["mpifarm", "run", *words])
 
 
 def summary(ledger: Ledger, slots: int, wall_s: float, path: str) -> str:

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
-from mpifarm.core.messages import LinkMessage, Message, OpenFile, Output
+from mpifarm.core.messages import Event, LinkMessage, Message, OpenFile, Output
 from mpifarm.core.model import LeaseId, RunId
 from mpifarm.core.verbs import Batch, Grant, Order
 
@@ -81,6 +81,11 @@ class Append:
 
 
 @dataclass(frozen=True, slots=True)
+class AppendEvent:
+    event: Event
+
+
+@dataclass(frozen=True, slots=True)
 class CloseRunFile:
     pass
 
@@ -102,7 +107,7 @@ class Finished:
 
 Action = (
     Send | ToLauncher | HoldLauncher | AskLease | AskRecord | AskName | AskExpire | AskClose
-    | OpenRunFile | Pack | Append | CloseRunFile | Say | Finished
+    | OpenRunFile | Pack | Append | AppendEvent | CloseRunFile | Say | Finished
 )  # fmt: skip
 
 # --- events ----------------------------------------------------------------------------------------------

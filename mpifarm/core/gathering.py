@@ -32,7 +32,6 @@ class Gathering:
         self._closed = False
         self._rows: list[bytes] = []
         self._tails: dict[tuple[LeaseId, int], bytes] = {}
-        self._log: list[tuple[float, str]] = []
         self._begun: dict[Key, int] = {}
         """Of attempts with output that have not ended: extent_lo, as in a row."""
         self._extents_known = 0  # rows of `extents` in the file at least
@@ -74,10 +73,6 @@ class Gathering:
         """Nothing will be added to the cells known so far."""
         self._closed = True
 
-    def add_log(self, at: float, text: str) -> None:
-        """A line for the run's log. `at`: Unix seconds."""
-        self._log.append((at, text))
-
     def written(self, event: Written) -> list[Action]:
         """The oldest message on its way is in the file."""
         cells, size = self._on_their_way.popleft()
@@ -94,7 +89,7 @@ class Gathering:
         if self._layout.cells:
             due = self._closed
         else:
-            due = bool(self._rows or self._log) and (last or now - self._sent_at >= self._limits.output_every_s)
+            due = bool(self._rows) and (last or now - self._sent_at >= self._limits.output_every_s)
         self._closed = False
         if not due:
             return []
@@ -102,8 +97,8 @@ class Gathering:
         for key, lo in self._begun.items():
             if lo >= 0:  # its first bytes are in this message: at least this far into the file
                 self._begun[key] = -(self._extents_known + 1)
-        output = Output(self._rank, b"".join(self._rows), extents, (), self._tails, tuple(self._log))
-        self._rows, self._tails, self._log = [], {}, []
+        output = Output(self._rank, b"".join(self._rows), extents, (), self._tails)
+        self._rows, self._tails = [], {}
         self._sent_at = now
         size = len(output.rows)
         self._unwritten += size

@@ -95,7 +95,6 @@ class Leader:
                 self._busy -= cpus
                 actions.append(Send(DISPATCHER, Unstarted(self._rank, spans)))
             case LauncherLog(text):
-                self._gathering.add_log(now, text)
                 actions.append(Send(DISPATCHER, Note(self._rank, f"{self._node.name}: {text}")))
             case LauncherGone(reason):
                 self._lost = True

@@ -185,6 +185,17 @@ class OpenFile:
     nodes: tuple[tuple[str, int, int], ...]
     """(name, ranks, slots) by node number."""
     compress: str = "gzip"
+    made: bool = False
+    """The file is there already, empty: it was made with its stripes."""
+
+
+@dataclass(frozen=True, slots=True)
+class Event:
+    """Rank 0 said this to the person watching: into the run's log. `at`: Unix seconds."""
+
+    TO: ClassVar[Role] = Role.RECORDER
+    at: float
+    text: str
 
 
 @dataclass(frozen=True, slots=True)
@@ -210,7 +221,7 @@ class Exit:
 
 Message = (
     Want | Unstarted | Note | LauncherLost | Durable | RecorderAlive | FileOpened | FileClosed | FileTrouble
-    | Deal | Stop | Cancel | Written | Output | OpenFile | CloseFile | StopAsked | Exit
+    | Deal | Stop | Cancel | Written | Output | OpenFile | Event | CloseFile | StopAsked | Exit
 )  # fmt: skip
 
 
@@ -228,6 +239,21 @@ class Setup:
     must_end_by: float = inf
     """Unix seconds; what its time limit lets run longer is not started."""
     version: int = VERSION
+
+
+@dataclass(frozen=True, slots=True)
+class RunProgram:
+    """To the launcher, before Setup: run this to its end, for a rank must not fork."""
+
+    argv: tuple[str, ...]
+    timeout_s: float
+
+
+@dataclass(frozen=True, slots=True)
+class ProgramEnded:
+    """From the launcher. `wrong`: for humans; empty when it ended well."""
+
+    wrong: str
 
 
 @dataclass(frozen=True, slots=True)
@@ -290,7 +316,10 @@ class LauncherLog:
     text: str
 
 
-LinkMessage = Setup | Start | Drain | Cancel | Free | Pieces | Closed | Ended | NotStarted | LauncherLog
+LinkMessage = (
+    RunProgram | ProgramEnded | Setup | Start | Drain | Cancel | Free
+    | Pieces | Closed | Ended | NotStarted | LauncherLog
+)  # fmt: skip
 
 
 def encode(message: Message | LinkMessage) -> bytes:

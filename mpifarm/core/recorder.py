@@ -7,10 +7,21 @@ of the outcomes. A file system that answers nothing at all is told to the dispat
 
 from __future__ import annotations
 
-from mpifarm.core.actions import Action, Append, Appended, CloseRunFile, OpenRunFile, Send, Stored, Tick
+from mpifarm.core.actions import (
+    Action,
+    Append,
+    Appended,
+    AppendEvent,
+    CloseRunFile,
+    OpenRunFile,
+    Send,
+    Stored,
+    Tick,
+)
 from mpifarm.core.messages import (
     CloseFile,
     Durable,
+    Event,
     FileClosed,
     FileOpened,
     FileTrouble,
@@ -22,7 +33,9 @@ from mpifarm.core.messages import (
 from mpifarm.core.model import Limits
 from mpifarm.core.roles import DISPATCHER
 
-RecorderEvent = OpenFile | CloseFile | Output | Appended | Stored | FileOpened | FileClosed | FileTrouble | Tick
+RecorderEvent = (
+    OpenFile | CloseFile | Event | Output | Appended | Stored | FileOpened | FileClosed | FileTrouble | Tick
+)  # fmt: skip
 
 
 class Recorder:
@@ -51,6 +64,8 @@ class Recorder:
                     self._heard_at = now
                 self._unstored += 1
                 return [Append(event)]
+            case Event():
+                return [AppendEvent(event)]
             case CloseFile():
                 return [CloseRunFile()]
             case Appended(rank, extents):

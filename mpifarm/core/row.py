@@ -30,7 +30,7 @@ FIELDS: tuple[tuple[str, str], ...] = (
     ("ended", "f8"),
     ("user_s", "f4"),
     ("system_s", "f4"),
-    ("max_rss_kib", "u4"),
+    ("max_rss_kib", "u4"),  # 0: less than can be told, see `mpifarm.launch.spawning.peak_kib`
     ("read_bytes", "u8"),
     ("write_bytes", "u8"),
     ("stdout_bytes", "u8"),

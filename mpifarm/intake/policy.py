@@ -14,8 +14,10 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
 
+from mpifarm.core import keeping
 from mpifarm.core.job import CRASH_LIMIT, Policy, RetryRule
 from mpifarm.core.model import FailureClass
+from mpifarm.core.patterns import CapturePattern
 from mpifarm.errors import UsageError
 from mpifarm.units import parse_count, parse_size
 
@@ -151,7 +153,12 @@ def parse_keep(text: str) -> str:
     kind, colon, size = word.partition(":")
     if kind != "tail" or not colon:
         raise UsageError(f"{text[:40]!r} is not all, failed, none or tail:SIZE, such as tail:64K")
-    return f"tail:{parse_size(size, 'tail')}"
+    keep = f"tail:{parse_size(size, 'tail')}"
+    try:
+        keeping.parse_keep(keep)
+    except ValueError:
+        raise UsageError(f"{text[:40]!r} is too much: tail:1M at most") from None
+    return keep
 
 
 def parse_capture(pattern: str) -> str:
@@ -163,4 +170,8 @@ def parse_capture(pattern: str) -> str:
         raise UsageError(f"{shown} holds characters that cannot be shown")
     if pattern.startswith("/") or ".." in pattern.split("/"):
         raise UsageError(f"{shown} leads out of the task's directory: write it as seen from there, such as out/*.log")
+    try:
+        CapturePattern(pattern)
+    except ValueError as error:
+        raise UsageError(str(error)) from None
     return pattern

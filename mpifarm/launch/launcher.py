@@ -14,9 +14,11 @@ import resource
 import select
 import signal
 import socket
+import time
+from collections.abc import Sequence
 from functools import partial
 
-from mpifarm.core.messages import LauncherLog, LinkMessage, Setup
+from mpifarm.core.messages import LauncherLog, LinkMessage, ProgramEnded, RunProgram, Setup
 from mpifarm.errors import SiteError
 from mpifarm.launch import arena
 from mpifarm.launch.arena import Arena
@@ -60,6 +62,17 @@ class Launcher:
         self._link.flush()
         return self._link.receive()
 
+    def run_program(self, argv: Sequence[str], timeout_s: float) -> str:
+        """Run a program to its end, before Setup. Returns what went wrong, for humans; nothing when all is well."""
+        self.send(RunProgram(tuple(argv), timeout_s))
+        deadline = time.monotonic() + timeout_s + START_TIMEOUT_S
+        while (left_s := deadline - time.monotonic()) > 0 and self.alive:
+            select.select([self], [], [], left_s)
+            for message in self.poll():
+                if isinstance(message, ProgramEnded):
+                    return message.wrong
+        return f"nothing was heard of {argv[0]}"
+
     def close(self) -> None:
         """End the launcher and all its tasks; what it still says is lost. Waits for it, but not for ever."""
         if self._link.fileno() < 0:
@@ -100,11 +113,10 @@ def serve(shared: Arena, link_fd: int, guard_fd: int) -> None:
     poll = select.poll()
     poll.register(link, select.POLLIN)
     poll.register(guard_fd, select.POLLIN)
-    messages: list[LinkMessage] = []
-    while not messages and link.open:
-        if any(fd == guard_fd for fd, _ in poll.poll()):
-            return
-        messages = link.receive()
+    messages = _receive(link, poll, guard_fd)
+    while messages and isinstance(program := messages[0], RunProgram):
+        link.send(ProgramEnded(_run(program)))
+        messages = messages[1:] or _receive(link, poll, guard_fd)
     if not messages:
         return
     setup = messages.pop(0)
@@ -112,6 +124,26 @@ def serve(shared: Arena, link_fd: int, guard_fd: int) -> None:
     _use_cpus(setup.cpus, link)
     _allow_files(4 * setup.slots + 64)
     Watch(link, setup, shared, _signal_fd(signal.SIGCHLD), guard_fd).run(messages)
+
+
+def _receive(link: Link, poll: select.poll, guard_fd: int) -> list[LinkMessage]:
+    """Wait for messages; none when the rank or the guardian has gone."""
+    messages: list[LinkMessage] = []
+    while not messages and link.open:
+        if any(fd == guard_fd for fd, _ in poll.poll()):
+            return []
+        messages = link.receive()
+    return messages
+
+
+def _run(program: RunProgram) -> str:
+    from mpifarm.process import run_program
+
+    try:
+        run_program(program.argv, timeout_s=program.timeout_s)
+    except SiteError as error:
+        return str(error)
+    return ""
 
 
 def _use_cpus(cpus: tuple[int, ...], link: Link) -> None:

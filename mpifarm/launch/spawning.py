@@ -15,6 +15,7 @@ from __future__ import annotations
 import errno
 import fcntl
 import os
+import resource
 import select
 import signal
 import stat
@@ -172,6 +173,16 @@ class Seat:
     def renew(self) -> None:
         """After `read_last`: give the slot new pipes."""
         self._open()
+
+
+def peak_kib(usage: resource.struct_rusage) -> int:
+    """The most memory that any process of an ended task had; 0 when it had no more than this process ever had.
+
+    For the kernel a process begins with the memory of the one that spawned it, for the moment before its exec; so a
+    smaller number than our own is never seen, and one that is no larger says nothing about the task.
+    """
+    ours: int = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return usage.ru_maxrss if usage.ru_maxrss > ours else 0
 
 
 def make_seats(slots: int) -> list[Seat]:

@@ -28,7 +28,7 @@ from mpifarm.launch.memory_killer import MemoryKiller
 from mpifarm.launch.orphans import Marks, Orphans
 from mpifarm.launch.outbox import EndedProcess, Outbox, make_cells
 from mpifarm.launch.reading import Reader
-from mpifarm.launch.spawning import NotLaunchedError, Said, Seat, Spawner, Stream, make_seats, told
+from mpifarm.launch.spawning import NotLaunchedError, Said, Seat, Spawner, Stream, make_seats, peak_kib, told
 
 PENDING_BYTES_MAX = 1 << 20
 """More than that on its way to the rank: stop reading and starting."""
@@ -298,7 +298,7 @@ class Watch:
             result = result[0], int(FailureClass.OOM), result[2], result[3]
         return (
             block.lease, block.job, running.task, block.attempt, *result, running.slot, block.shape.cpus,
-            started, ended, usage.ru_utime, usage.ru_stime, usage.ru_maxrss,
+            started, ended, usage.ru_utime, usage.ru_stime, peak_kib(usage),
             usage.ru_inblock * BLOCK_BYTES, usage.ru_oublock * BLOCK_BYTES,
             *told(out, err, failed=result[0] == State.FAILED), None,
         )  # fmt: skip

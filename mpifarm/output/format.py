@@ -34,6 +34,7 @@ from mpifarm.output.codec import LEVEL
 FORMAT_VERSION = 2
 """2 added `flags` to `attempts`, and the streams 3 to 5. Files of format 1 are read as well."""
 VERSION_ATTRIBUTE = "mpifarm_run_file"
+ENDED_ATTRIBUTE = "ended"
 BYTES, EXTENTS, ATTEMPTS, NODES, EVENTS = "bytes", "extents", "attempts", "nodes", "events"
 
 ROW_TYPE = np.dtype([(name, "<" + code) for name, code in FIELDS])
@@ -101,14 +102,25 @@ def explain(path: str | Path, action: str, error: BaseException) -> OutputError:
 
 
 def create(
-    path: str | Path, attributes: Mapping[str, str], nodes: Sequence[tuple[str, int, int]], compress: str = "gzip"
+    path: str | Path,
+    attributes: Mapping[str, str],
+    nodes: Sequence[tuple[str, int, int]],
+    compress: str = "gzip",
+    *,
+    made: bool = False,
 ) -> h5py.File:
-    """A new run file, complete and in SWMR mode, durable under its name. Raises OutputError; never overwrites.
+    """A new run file, complete and in SWMR mode, durable under its name. Raises OutputError; never overwrites anything
+    but, when it was `made`, an empty file.
 
     compress: of `mpifarm.output.codec.CODECS`."""
+    if made and Path(path).lstat().st_size:
+        raise OutputError(f"cannot create run file {path}: somebody else has written to it")
     try:
-        file = h5py.File(path, "x", libver=("v110", "latest"), rdcc_nbytes=0)
+        file = h5py.File(path, "w" if made else "x", libver=("v110", "latest"), rdcc_nbytes=0)
     except FAILURES as error:
+        if made:
+            with suppress(OSError):
+                Path(path).unlink()
         raise explain(path, "create", error) from error
     try:
         _fill(file, attributes, nodes, compress)
@@ -128,6 +140,9 @@ def _fill(file: h5py.File, attributes: Mapping[str, str], nodes: Sequence[tuple[
     for name, value in attributes.items():  # a path may hold bytes that are no text
         file.attrs[name] = value.encode("utf-8", "backslashreplace").decode()
     file.attrs[VERSION_ATTRIBUTE] = FORMAT_VERSION
+    file.attrs["h5py_version"] = h5py.version.version
+    file.attrs["hdf5_version"] = h5py.version.hdf5_version
+    file.attrs[ENDED_ATTRIBUTE] = np.float64("nan")  # in place of it, since SWMR forbids a new one: Unix seconds
     file.attrs["created"] = datetime.now(timezone.utc).isoformat(timespec="seconds")
     file.attrs["how_to_read"] = HOW_TO_READ_ZSTD if compress == "zstd" else HOW_TO_READ
     # The level is a label: chunks arrive compressed. No fill: nothing reads what was not written.

@@ -14,6 +14,7 @@ Errors leave this module outside of `except`, for a traceback would keep the fai
 from __future__ import annotations
 
 import os
+import time
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
@@ -28,6 +29,7 @@ from mpifarm.output.format import (
     ATTEMPTS,
     BYTES,
     CHUNK_BYTES,
+    ENDED_ATTRIBUTE,
     EVENT_TYPE,
     EVENTS,
     EXTENT_TYPE,
@@ -62,11 +64,14 @@ class Writer:
         attributes: Mapping[str, str],
         nodes: Sequence[tuple[str, int, int]],
         compress: str = "gzip",
+        *,
+        made: bool = False,
     ) -> None:
+        """`made`: the file is there already, empty."""
         self.path = Path(path)
         self.broken = ""
         """Why nothing more can be written for good; empty while a failed call may be tried again."""
-        self._file = create(path, attributes, nodes, compress)
+        self._file = create(path, attributes, nodes, compress, made=made)
         self._descriptor: int = self._file.id.get_vfd_handle()
         self._datasets: dict[str, Any] = {}
         # Given to each write: h5py would build the type of 24 fields anew, a third of the cost of a small append.
@@ -137,6 +142,7 @@ class Writer:
             return
         failure: OutputError | None = None
         try:
+            self._file.attrs.modify(ENDED_ATTRIBUTE, np.float64(time.time()))
             self._perform("close", self._flush)
         except OutputError as error:
             failure = error

@@ -11,21 +11,9 @@ import numpy as np
 import pytest
 
 import mpifarm
-from mpifarm.core.job import Policy
-from mpifarm.core.model import Part, Shape, TaskText
-from mpifarm.queue.client import Client
-from mpifarm.queue.dsn import Dsn
-from mpifarm.queue.lines import Terms
 from tests.fix_farm import Farm
 
 pytestmark = [pytest.mark.postgres, pytest.mark.mpi_outside]
-
-
-def submit(farm: Farm, lines: list[str], policy: Policy) -> None:
-    """A job `job` of these lines with this policy."""
-    part = Part(Shape(), [TaskText(line.encode()) for line in lines])
-    with Client.connect(Dsn(farm.environ["MPIFARM_DSN"], "test")) as client:
-        client.submit_on(Terms("job", policy=policy), "lines", os.fsencode(farm.cwd), [part])
 
 
 LINES = ["echo good", "echo bad; echo why >&2; exit 2", "seq 100000", "sleep 0.1; seq 100000; exit 1"]
@@ -34,7 +22,7 @@ SEQUENCE = b"".join(b"%d\n" % number for number in range(1, 100_001))
 
 @pytest.mark.parametrize(("ranks", "keep"), [(1, "tail:64K"), (2, "failed"), (5, "none")])
 def test_keep(farm: Farm, ranks: int, keep: str) -> None:
-    submit(farm, LINES, Policy(keep=keep))
+    farm.submit(LINES, "job", "--keep", keep)
     farm.run("run", "--cpus", "2", ranks=ranks)
     out, err = farm.run("report", "job", "--tasks", "1-4")
     kept = {
@@ -66,7 +54,7 @@ def test_capture(farm: Farm, ranks: int, monkeypatch: pytest.MonkeyPatch) -> Non
     )
     lines = [f"{sys.executable} save.py {number}; echo {number}" for number in (1, 2, 3)]
     lines += ["true", "head -c 9000000 /dev/urandom | tee out-5.npy | sha256sum; exit 3"]
-    submit(farm, lines, Policy(capture=("out-{task}.npy",)))
+    farm.submit(lines, "job", "--capture", "out-{task}.npy")
     farm.run("run", "--cpus", "2", ranks=ranks)
     assert farm.output("1-3") == b"1\n2\n3\n"
     (farm.cwd / "out-1.npy").unlink()
@@ -97,7 +85,7 @@ def test_capture(farm: Farm, ranks: int, monkeypatch: pytest.MonkeyPatch) -> Non
 def test_hostile_files_through_a_run(farm: Farm) -> None:
     hostile = "mkfifo 1a.npy; ln -s /etc/passwd 1b.npy; mkdir 1c.npy; echo ok > $'1\\n\\xff.npy'"
     lines = [hostile, "mkdir many2; cd many2; touch {1..8999}; echo last > x"]
-    submit(farm, lines, Policy(capture=("{task}*.npy", "many{task}/*")))
+    farm.submit(lines, "job", "--capture", "{task}*.npy", "--capture", "many{task}/*")
     farm.run("run", "--cpus", "2", ranks=2)
     listed, said = farm.run("report", "job.1", "--captured")
     assert listed == b"1\t3\t1\\n\\udcff.npy\n"

@@ -119,18 +119,22 @@ def test_what_is_kept(text: str, kept: str) -> None:
     assert parse_keep(text) == kept
 
 
-@pytest.mark.parametrize("text", ["", "some", "tail", "tail:", "tail:0", "tail:x", "tail:-1", "tail:9999T", "all:3"])
+@pytest.mark.parametrize(
+    "text", ["", "some", "tail", "tail:", "tail:0", "tail:x", "tail:-1", "tail:9999T", "tail:2M", "all:3"]
+)
 def test_what_cannot_be_kept(text: str) -> None:
     with pytest.raises(UsageError):
         parse_keep(text)
 
 
-@pytest.mark.parametrize("pattern", ["*.log", "out/**/energy.dat", "a b", "..x", "ä?"])
+@pytest.mark.parametrize("pattern", ["*.log", "out/**/energy.dat", "a b", "..x", "ä?", "out-{task:04}-{}.npy"])
 def test_patterns(pattern: str) -> None:
     assert parse_capture(pattern) == pattern
 
 
-@pytest.mark.parametrize("pattern", ["", "/etc/passwd", "../x", "a/../../x", "a\0", "a\nb", "\udcff", "x" * 1001])
+@pytest.mark.parametrize(
+    "pattern", ["", "/etc/passwd", "../x", "a/../../x", "a\0", "a\nb", "\udcff", "x" * 1001, "{tasks}", "{"]
+)
 def test_patterns_that_lead_elsewhere(pattern: str) -> None:
     with pytest.raises(UsageError):
         parse_capture(pattern)
