@@ -16,7 +16,7 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
-from mpifarm.core.actions import Append, Appended, AppendEvent, OpenRunFile, Pack, Packed, Stored
+from mpifarm.core.actions import Append, Appended, AppendEvent, CloseRunFile, OpenRunFile, Pack, Packed, Stored
 from mpifarm.core.chunks import Squeeze
 from mpifarm.core.messages import FileClosed, FileOpened, FileTrouble, Output, Role
 from mpifarm.core.model import Limits
@@ -117,6 +117,8 @@ class FileDoor(Door):
         self._syncer = _Syncer(self._asks.put, inbox, on_bug)
         self._todo: deque[Any] = deque()
         """Taken from the asks, in order."""
+        self._closing = False
+        """What cannot be written now will not be."""
         self._syncing = False
         self._appended: list[Stored] = []
         """Not given to the syncer yet; `_appended_bytes` in all."""
@@ -130,6 +132,8 @@ class FileDoor(Door):
     def ask(self, action: object) -> None:
         if isinstance(action, Append):
             self._asked_bytes += action.output.size
+        elif isinstance(action, CloseRunFile):
+            self._closing = True
         super().ask(action)
 
     @property
@@ -231,7 +235,7 @@ class FileDoor(Door):
 
     def _persist(self, step: Callable[[], _T], meanwhile: Callable[[], None] | None = None) -> _T | None:
         """Do one step; while the file cannot be written, tell why once and try again, after doing `meanwhile` once.
-        None: given up, for the file is broken or the run leaves."""
+        None: given up, for the file is broken or the run ends."""
         told = ""
         while True:
             try:
@@ -241,7 +245,7 @@ class FileDoor(Door):
                 if str(error) != told or broken:
                     told = str(error)
                     self._inbox.post(Role.RECORDER, FileTrouble(told, fatal=bool(broken)))
-                if broken or self._leaving.is_set():
+                if broken or self._closing or self._leaving.is_set():
                     return None
                 if meanwhile is not None:
                     meanwhile()

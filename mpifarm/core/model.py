@@ -172,8 +172,10 @@ class Limits:
     """A recorder that holds more for the disk receives no further outputs."""
     unsynced_bytes_max: int = 256 << 20
     """A recorder with more in the file that is not synced appends nothing until it is."""
-    file_silent_s: float = 20.0
+    file_silent_s: float = 10.0
     """A file system that has not answered for so long is worth a word."""
+    file_close_s: float = 30.0
+    """Longer than that the end of a run does not wait for its file to be closed."""
     stderr_tail_bytes: int = 2048
     """What Postgres keeps of a failed attempt's stderr."""
     term_to_kill_s: float = 2.0

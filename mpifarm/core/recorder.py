@@ -48,6 +48,7 @@ class Recorder:
         self._heard_at = 0.0
         """When the file's door last answered, or had nothing to do."""
         self._troubled = False
+        self._close_by = float("inf")
 
     def handle(self, event: RecorderEvent, now: float) -> list[Action]:
         if now - self._beat_at < self._limits.leader_beat_s:
@@ -67,6 +68,7 @@ class Recorder:
             case Event():
                 return [AppendEvent(event)]
             case CloseFile():
+                self._close_by = now + self._limits.file_close_s
                 return [CloseRunFile()]
             case Appended(rank, extents):
                 self._heard_at = now
@@ -81,13 +83,23 @@ class Recorder:
             case FileTrouble():
                 self._troubled = True
                 return [Send(DISPATCHER, event)]
-            case FileOpened() | FileClosed():
+            case FileClosed():
+                if self._close_by == float("inf"):
+                    return []  # we have said so
+                self._close_by = float("inf")
+                return [Send(DISPATCHER, event)]
+            case FileOpened():
                 return [Send(DISPATCHER, event)]
             case Tick():
                 return self._watch(now)
 
     def _watch(self, now: float) -> list[Action]:
-        """Say so, once, when the door is stuck in a call that does not return."""
+        """Say so, once, when the door is stuck in a call that does not return; and wait for its end no longer than
+        it makes sense."""
+        if now > self._close_by:
+            self._close_by = float("inf")
+            reason = "the file system of the run file does not answer; what is recorded is in the file"
+            return [Send(DISPATCHER, FileTrouble(reason, fatal=False)), Send(DISPATCHER, FileClosed())]
         silent_s = now - self._heard_at
         if self._troubled or not self._unstored or silent_s < self._limits.file_silent_s:
             return []

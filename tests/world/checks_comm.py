@@ -65,6 +65,27 @@ def test_large_messages_pass_without_anyone_blocking(world: World) -> None:
 
 
 @pytest.mark.mpi
+def test_outputs_wait_with_their_senders_while_all_else_is_heard(world: World) -> None:
+    from mpi4py import MPI
+
+    from mpifarm.core.messages import Output
+
+    world.send(0, Output(world.rank, b"", b"", (), {}))
+    world.send(0, Want(world.rank, 1, 0))
+    got: list[object] = []
+    end = time.monotonic() + 20.0
+    while world.rank == 0 and len(got) < world.size and time.monotonic() < end:
+        got += world.poll(bulk=False)
+    ok = all(isinstance(message, Want) for message in got)
+    outputs = _gather(world, world.size) if world.rank == 0 else []
+    while world.sending and time.monotonic() < end:
+        pass
+    ok = ok and all(isinstance(message, Output) for message in outputs)
+    ok = ok and len(got) == len(outputs) == (world.size if world.rank == 0 else 0)
+    collective_assert(MPI.COMM_WORLD, ok, "outputs came unasked, or not at all")
+
+
+@pytest.mark.mpi
 def test_everyone_knows_the_same_roles(world: World) -> None:
     from mpi4py import MPI
 
