@@ -23,7 +23,6 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from benchmarks.figures import emit, farm, scratch_farm
-from mpifarm.core.chunks import ChunkPacker
 from mpifarm.core.messages import Output
 from mpifarm.core.model import JobId, LeaseId, Limits
 from mpifarm.core.row import ROW, STDOUT, AttemptRow, unpack_rows
@@ -31,6 +30,7 @@ from mpifarm.core.verbs import Batch, RunInfo
 from mpifarm.output.writer import Writer
 from mpifarm.queue.dsn import find_dsn
 from mpifarm.queue.postgres import PostgresQueue
+from tests.output.packer import ChunkPacker
 
 READ_BYTES = 1 << 20
 
