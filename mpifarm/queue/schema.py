@@ -29,10 +29,7 @@ def verify(connection: Connection[Any]) -> None:
                 connection.execute(schema())
         version = _version(connection)
     assert version is not None
-    if version > VERSION:
-        raise SchemaError(
-            f"the database holds a queue of version {version}, this mpifarm knows up to {VERSION}: upgrade mpifarm"
-        )
+    _check_known(version)
     if version < VERSION:
         raise SchemaError(
             f"the database holds a queue of version {version}, this mpifarm wants {VERSION}:"
@@ -42,10 +39,13 @@ def verify(connection: Connection[Any]) -> None:
 
 def upgrade(connection: Connection[Any], *, with_roles: bool = False) -> tuple[int, int]:
     """Apply the migrations that are missing, all or none, and make roles `with_roles`. Returns the versions before and
-    after. Raises QueueError when roles are wanted of somebody who may not make them."""
+    after. Raises SchemaError for a newer one, and QueueError when it is not for this user to change."""
     with connection.transaction():
         _lock(connection)
         before = _version(connection) or 0
+        _check_known(before)
+        if before < VERSION or with_roles:
+            _check_owner(connection)
         for number, migration in enumerate(migrations(), 1):
             if number > before:
                 connection.execute(migration)
@@ -60,6 +60,21 @@ def upgrade(connection: Connection[Any], *, with_roles: bool = False) -> tuple[i
 def status(connection: Connection[Any]) -> int | None:
     """The version of the queue in the database; None without one."""
     return _version(connection)
+
+
+def _check_known(version: int) -> None:
+    if version > VERSION:
+        raise SchemaError(
+            f"the database holds a queue of version {version}, this mpifarm knows up to {VERSION}: upgrade mpifarm"
+        )
+
+
+def _check_owner(connection: Connection[Any]) -> None:
+    """Of the tables, if there are any."""
+    who = "SELECT pg_get_userbyid(nspowner), pg_has_role(nspowner, 'USAGE') FROM pg_namespace WHERE nspname = 'mpifarm'"
+    owner, may = connection.execute(who).fetchone() or ("", True)
+    if not may:
+        raise QueueError(f"only {owner}, who owns the queue's tables, may change them or make roles for them")
 
 
 def _check_may_make_roles(connection: Connection[Any]) -> None:

@@ -113,7 +113,7 @@ def test_a_server_that_crashes_and_comes_back(
 ) -> None:
     dsn, crash, start = own_server
     farm = Farm(tmp_path, dsn.text)
-    tasks = 200
+    tasks = 120
     submit(farm, tasks, 0.2)
     run = farm.start(*RUN, ranks=2)
     try:

@@ -12,6 +12,7 @@ import struct
 import subprocess
 import sys
 import tempfile
+import time
 from collections.abc import Iterator
 from contextlib import suppress
 from pathlib import Path
@@ -190,8 +191,8 @@ WRONG = {
 @pytest.mark.parametrize("what", WRONG)
 def test_who_does_not_come_in(open_home: Home, tmp_path: Path, what: str) -> None:
     words, match = WRONG[what]
-    other, _, _ = make_certificate(tmp_path, ["localhost"])
-    words = {name: str(other) if value == "OTHER" else value for name, value in words.items()}
+    if words.get("sslrootcert") == "OTHER":
+        words = {"sslrootcert": str(make_certificate(tmp_path, ["localhost"])[0])}
     with pytest.raises(QueueUnreachable, match=match):
         Client.connect(dsn_of(open_home, **words))
 
@@ -281,13 +282,13 @@ def test_the_database_itself_listens_on_its_private_socket_only(open_home: Home)
     assert listening_ports(gate) == {int(open_home.opened().address.rpartition(":")[2])}
 
 
-def test_what_it_writes_is_for_its_user_alone(home: Home) -> None:
-    home.run("start", "--listen", "127.0.0.1", umask=0)
+def check_modes(home: Home) -> None:
     for file in home.gate.iterdir():
         assert stat.S_IMODE(file.stat().st_mode) & 0o077 == 0, file
-    assert stat.S_IMODE(home.gate.stat().st_mode) == 0o700
-    for private in ("data", "sockets"):
+    for private in ("gate", "data", "sockets"):
         assert stat.S_IMODE((home.folder / private).stat().st_mode) == 0o700
+    for lock in home.folder.glob("*.lock"):
+        assert stat.S_IMODE(lock.stat().st_mode) == 0o600
     assert stat.S_IMODE(home.folder.stat().st_mode) in (0o700, 0o711)
 
 
@@ -295,7 +296,8 @@ def test_what_it_writes_is_for_its_user_alone(home: Home) -> None:
 
 
 def test_several_starts_at_once_make_one(home: Home) -> None:
-    starts = [home.begin("start", "--listen", "localhost", "--json") for _ in range(4)]
+    """With a umask that would leave everything open to everybody."""
+    starts = [home.begin("start", "--listen", "localhost", "--json", umask=0) for _ in range(4)]
     said = [json.loads(home.finish(process)) for process in starts]
     assert len(gates(home.folder)) == 1
     assert len({answer["pid"] for answer in said}) == 1
@@ -304,6 +306,7 @@ def test_several_starts_at_once_make_one(home: Home) -> None:
     assert "first: mpifarm db stop" in home.run("start", "--listen", "127.0.0.1", code=3)
     assert "first: mpifarm db stop" in home.run("start", "--listen", "localhost:1", code=3)
     Client.connect(dsn_of(home)).close()
+    check_modes(home)
 
 
 def test_it_outlives_its_shell_and_keeps_nothing_of_it(home: Home) -> None:
@@ -340,29 +343,25 @@ def test_after_kill_9_it_starts_again_as_it_was(home: Home) -> None:
     assert second["dsn"] == first["dsn"]
     with Client.connect(Dsn(first["dsn"], "copied earlier")) as client:
         assert client.find("job").total == 3
-    home.run("stop")
+    assert home.run("stop").startswith("closed")
     assert home.run("stop") == "it was not open\n"
     assert gates(home.folder) == []
+    os.kill(home.start()["pid"], signal.SIGKILL)
+    wait_for(lambda: not gates(home.folder), "the death of the gate")
+    assert home.run("stop") == "it was not open\n"
+    assert opening.find_opened(home.environ) is None
     with pytest.raises(QueueUnreachable):
         Client.connect(Dsn(first["dsn"], "copied earlier"))
     environ = {"MPIFARM_PG_DIR": str(home.folder), "HOME": str(home.top)}
     assert find_dsn(None, environ, home.top).embedded
 
 
-def test_a_stop_that_meets_a_crash_cleans_up(home: Home) -> None:
-    os.kill(home.start()["pid"], signal.SIGKILL)
-    wait_for(lambda: not gates(home.folder), "the death of the gate")
-    assert home.run("stop") == "it was not open\n"
-    assert opening.find_opened(home.environ) is None
-
-
-def test_a_database_that_dies_is_started_again(home: Home) -> None:
-    home.start()
-    os.kill(postmaster(home), signal.SIGQUIT)
+def test_a_database_that_dies_is_started_again(open_home: Home) -> None:
+    os.kill(postmaster(open_home), signal.SIGQUIT)
 
     def back() -> bool:
         try:
-            Client.connect(dsn_of(home)).close()
+            Client.connect(dsn_of(open_home)).close()
         except QueueError:
             return False
         return True
@@ -375,7 +374,8 @@ def test_status_says_where_since_when_and_who(open_home: Home) -> None:
         said = json.loads(open_home.run("status", "--json"))
     assert said["connections"] == 2 and said["version"] == said["wanted"]
     assert said["opened"]["running"] is True and said["opened"]["pid"] == open_home.opened().pid
-    assert said["opened"]["since"] >= said["since"] - 60
+    for since in (said["since"], said["opened"]["since"]):
+        assert 0 <= time.time() - since < 3600
     text = open_home.run("status")
     assert "connections of mpifarm" in text and f"open      at {open_home.opened().address}" in text
 
@@ -402,29 +402,21 @@ def test_a_host_that_shares_the_directory_finds_it(open_home: Home, monkeypatch:
         Client.connect(dead)
 
 
-@pytest.mark.parametrize(
-    ("listen", "match"),
-    [
-        ("no.such.host.invalid", "no address of this host is known by that name"),
-        ("192.0.2.1", "this is no address of this host"),
-        ("", "is not ADDR or ADDR:PORT"),
-        ("localhost:99999", "is not ADDR or ADDR:PORT"),
-        ("localhost:x", "is not ADDR or ADDR:PORT"),
-        ("a b\n:5", "no address of this host"),
-    ],
-)
-def test_where_it_cannot_listen(home: Home, listen: str, match: str) -> None:
-    assert match in home.run("start", "--listen", listen, code=3)
-    assert opening.find_opened(home.environ) is None
-
-
-def test_a_port_in_use_is_told(home: Home) -> None:
+def test_where_it_cannot_listen(home: Home) -> None:
     with socket.socket() as taken:
         taken.bind(("127.0.0.1", 0))
         taken.listen()
         port = taken.getsockname()[1]
-        said = home.run("start", "--listen", f"127.0.0.1:{port}", code=3)
-    assert f"port {port} is in use: name another, or none for a free one" in said
+        for listen, match in (
+            (f"127.0.0.1:{port}", f"port {port} is in use: name another, or none for a free one"),
+            ("no.such.host.invalid", "no address of this host is known by that name"),
+            ("192.0.2.1", "this is no address of this host"),
+            ("a b\n:5", "no address of this host"),
+            ("", "is not ADDR or ADDR:PORT"),
+            ("localhost:99999", "is not ADDR or ADDR:PORT"),
+        ):
+            assert match in home.run("start", "--listen", listen, code=3)
+    assert opening.find_opened(home.environ) is None and not (home.folder / "data").exists()
 
 
 @pytest.mark.parametrize(

@@ -293,6 +293,20 @@ def _name(dsn: Dsn) -> str:
     return str(psycopg.conninfo.conninfo_to_dict(dsn.text)["dbname"])
 
 
+def test_only_the_owner_upgrades_and_makes_roles(site: Site, monkeypatch: pytest.MonkeyPatch) -> None:
+    for word in WORDS:
+        assert administration.upgrade(site.people[word])[0] == schema.VERSION  # nothing to do is no error
+        with pytest.raises(QueueError, match="who owns the queue's tables, may change them"):
+            administration.upgrade(site.people[word], roles=True)
+    alone(site.owner, f"UPDATE mpifarm.meta SET version = {schema.VERSION + 1}")
+    with pytest.raises(SchemaError, match="upgrade mpifarm"):
+        administration.upgrade(site.owner, roles=True)
+    alone(site.owner, f"UPDATE mpifarm.meta SET version = {schema.VERSION}")
+    monkeypatch.setattr(schema, "VERSION", schema.VERSION + 1)
+    with pytest.raises(QueueError, match="who owns the queue's tables, may change them"):
+        administration.upgrade(site.people["submitter"])
+
+
 def test_an_upgrade_gives_the_rights_anew(site: Site, monkeypatch: pytest.MonkeyPatch) -> None:
     alone(site.owner, "REVOKE ALL ON mpifarm.run FROM mpifarm_runner")
     assert administration.upgrade(site.owner)[0] == schema.VERSION  # nothing to upgrade, nothing given
