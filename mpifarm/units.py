@@ -1,4 +1,4 @@
-"""Durations, counts, sizes and number ranges: as users type them, and as they are shown to users.
+"""Durations, counts and number ranges: as users type them, and as they are shown to users.
 
 Every refusal is a UsageError that names the text and the forms that are accepted. Never imports anything of the farm
 but `errors`.
@@ -27,9 +27,6 @@ _CLOCK = re.compile(r"(?:([0-9]+)-)?([0-9]+):([0-5]?[0-9]):([0-5]?[0-9](?:\.[0-9
 _CLOCK_S = (86400.0, 3600.0, 60.0, 1.0)
 _DURATION_FORMS = "write 90s, 10m, 1h30m, 2days, HH:MM:SS or D-HH:MM:SS"
 
-_SIZE = re.compile(rf"({_NUMBER})\s*([kmgt]?)(?:i?b)?", re.IGNORECASE)
-_SIZE_BYTES = {"": 1, "k": 1 << 10, "m": 1 << 20, "g": 1 << 30, "t": 1 << 40}
-
 _PART = re.compile(rf"({_NUMBER})(?:-({_NUMBER})(?::({_NUMBER}))?)?")
 _RANGE_FORMS = "write numbers and ranges such as 3,7-9,20-30:2"
 
@@ -56,18 +53,6 @@ def parse_count(text: str, what: str, *, lowest: int = 1, highest: int = 2**31 -
         if lowest <= count <= highest:
             return count
     raise UsageError(f"{what}: {text!r} is not a whole number from {lowest} to {highest}")
-
-
-def parse_size(text: str, what: str, *, lowest: int = 1, highest: int = 1 << 40) -> int:
-    """Bytes: 512, 64K, 64 KiB, 1M. K is 1024, as everywhere a memory or a buffer is meant."""
-    match = _SIZE.fullmatch(text.strip())
-    if match is not None and len(match[1]) < 40:
-        size = int(match[1]) * _SIZE_BYTES[match[2].lower()]
-        if lowest <= size <= highest:
-            return size
-    raise UsageError(
-        f"{what}: {text[:40]!r} is not a size from {lowest} to {format_bytes(highest)}: write 64K, 1M or 512"
-    )
 
 
 def parse_numbers(text: str, *, lowest: int = 0, highest: int = 2**62) -> list[range]:

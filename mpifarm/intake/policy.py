@@ -19,7 +19,7 @@ from mpifarm.core.job import CRASH_LIMIT, Policy, RetryRule
 from mpifarm.core.model import FailureClass
 from mpifarm.core.patterns import CapturePattern
 from mpifarm.errors import UsageError
-from mpifarm.units import parse_count, parse_size
+from mpifarm.units import format_bytes, parse_count
 
 RETRIES_MAX = 1000
 CRASHES_MAX = 1000
@@ -146,30 +146,23 @@ def parse_crash_limit(text: str) -> int:
 
 
 def parse_keep(text: str) -> str:
-    """As `core.job.Policy.keep` has it. Raises UsageError."""
-    word = text.strip().lower()
-    if word in ("all", "failed", "none"):
-        return word
-    kind, colon, size = word.partition(":")
-    if kind != "tail" or not colon:
-        raise UsageError(f"{text[:40]!r} is not all, failed, none or tail:SIZE, such as tail:64K")
-    keep = f"tail:{parse_size(size, 'tail')}"
+    """As `core.job.Policy.keep` has it, a size in bytes. Raises UsageError."""
     try:
-        keeping.parse_keep(keep)
+        keep = keeping.parse_keep(text.lower())
     except ValueError:
-        raise UsageError(f"{text[:40]!r} is too much: tail:1M at most") from None
-    return keep
+        most = format_bytes(keeping.TAIL_BYTES_MAX)
+        raise UsageError(
+            f"{text[:40]!r} is not all, failed, none or tail:SIZE such as tail:64K (at most {most})"
+        ) from None
+    return f"{keep.what}:{keep.tail_bytes}" if keep.what == keeping.TAIL else keep.what
 
 
 def parse_capture(pattern: str) -> str:
-    """A pattern of files in the task's directory. Raises UsageError."""
-    shown = f"{pattern[:40]!r}"
-    if not pattern or len(pattern) > PATTERN_CHARACTERS_MAX:
-        raise UsageError(f"{shown} is not a pattern of 1 to {PATTERN_CHARACTERS_MAX:,} characters")
+    """A pattern of files in the task's directory: see `core.patterns`. Raises UsageError."""
+    if len(pattern) > PATTERN_CHARACTERS_MAX:
+        raise UsageError(f"{pattern[:40]!r}... is longer than {PATTERN_CHARACTERS_MAX:,} characters")
     if not pattern.isprintable():
-        raise UsageError(f"{shown} holds characters that cannot be shown")
-    if pattern.startswith("/") or ".." in pattern.split("/"):
-        raise UsageError(f"{shown} leads out of the task's directory: write it as seen from there, such as out/*.log")
+        raise UsageError(f"{pattern!r} holds characters that cannot be shown")
     try:
         CapturePattern(pattern)
     except ValueError as error:

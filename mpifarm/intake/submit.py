@@ -161,13 +161,20 @@ def _say(request: Request, done: Submitted, seconds: float) -> None:
     name, skipped = done.job.name if done.job else None, f"{done.skipped:,} skipped: they have succeeded before"
     if request.as_json:
         facts: dict[str, object] = {"name": name, "id": done.job.id if done.job else None}
-        facts |= {"tasks": done.tasks, "skipped": done.skipped, "submitted_before": list(done.before)}
+        facts |= {
+            "tasks": done.tasks,
+            "waiting": done.job.waiting if done.job else 0,
+            "skipped": done.skipped,
+            "submitted_before": list(done.before),
+        }
         print(json.dumps(facts | {"seconds": round(seconds, 3), "tasks_per_s": round(per_s), "next": run}))
     elif done.job is None:
         print(f"nothing to do: all {skipped}")
     else:
         to, more = ("added", f", {done.job.total:,} in all") if request.job is not None else ("queued", "")
         print(f"job {name}: {done.tasks:,} tasks {to} in {seconds:.2f} s ({per_s:,.0f} tasks/s){more}")
+        if done.job.waiting:
+            print(f"{done.job.waiting:,} of them wait for other tasks")
         if done.skipped:
             print(skipped)
         print(f"next: {f'mpifarm set {name} --release' if done.job.held else run}")

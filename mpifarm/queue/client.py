@@ -107,7 +107,8 @@ class Client(Changes):
                 if loading.tasks:
                     _put_job(connection, terms, source, cwd, job, loading)
                     loading.make_ready()
-                    _look_at_parents(connection, job, before, terms)
+                    if terms.after or terms.dedupe:  # else whatever waits, waits for tasks beside it
+                        _look_at_parents(connection, job, before, terms)
                     earlier = _note_file(connection, terms, job, before, loading.tasks)
             summary = self._summaries(connection, job)[0] if loading.tasks or before else None
             return Submitted(summary, loading.tasks, loading.skipped, earlier)
@@ -291,14 +292,11 @@ def _put_job(connection: Connection, terms: Terms, source: str, cwd: bytes, job:
 
 def _look_at_parents(connection: Connection, job: JobId, before: int, terms: Terms) -> None:
     """Begin at once what has nothing to wait for any more."""
-    if not terms.after and not terms.dedupe:
-        return  # whatever waits, waits for tasks beside it
     parents = {parent.job: parent.hi for parent in terms.after if parent.job is not None}
     totals: dict[int, int] = dict(connection.execute(SQL["lock_parents"], {"jobs": Int4s(sorted(parents))}).fetchall())
     if any(hi > totals.get(parent, 0) + 1 for parent, hi in parents.items()):
         raise UsageError("a job that these tasks should wait for is gone; nothing was submitted")
-    values = {"job": job, "lo": before + 1}
-    gates = [gate for (gate,) in connection.execute(SQL["gates_of_others"], values)]
+    gates = [gate for (gate,) in connection.execute(SQL["gates_of_others"], {"job": job, "lo": before + 1})]
     settle(connection, judge(connection, gates))
 
 

@@ -75,21 +75,50 @@ def test_add_hold_release_and_cancel(farm: Farm) -> None:
 
 
 def test_while_a_run_is_at_work(farm: Farm) -> None:
-    farm.submit(["while ! test -e flag; do sleep 0.05; done"] + ["true"] * 3, "slow", "--cpus", "2")
-    run = farm.start("run", "--cpus", "2", ranks=1)
+    farm.submit(["sleep 600"] + ["true"] * 3, "slow", "--cpus", "2")
+    run = farm.start("run", "--cpus", "2", "--wait-for-work", "60s", ranks=1)
     wait_for(lambda: typed(farm, "runs") and states(farm, "slow").get("running"), "the run to lease")
     assert "is with run 1 on" in farm.run("explain", "slow.1")[0].decode()
     assert "stop the run first" in farm.run("drop", "slow", "--yes", "slow", code=2)[1]
-    said = farm.run("cancel", "slow")[0].decode()
-    assert "run 1 was asked to end" in said
+    assert "run 1 was asked to end" in farm.run("cancel", "slow", "--wait")[0].decode()
+    assert states(farm, "slow") == {"cancelled": 4}
     (farm.cwd / "more.txt").write_text("echo more\n")
     farm.run("submit", "more.txt", "--job", "slow")
-    (farm.cwd / "flag").touch()
+    assert farm.run("wait", "slow.5")[0] == b"1 succeeded\n"
+    assert "asked to begin nothing more and to end with the" in farm.run("drain", "last")[0].decode()
     farm.finish(run)
+    assert "not live" in farm.run("drain", "1", code=2)[1]
     assert farm.output("5", "slow") == b"more\n"
     assert "not other" in farm.run("drop", "slow", "--yes", "other", code=2)[1]
     farm.run("drop", "slow", "--yes", "slow")
     assert farm.run("wait", "slow", code=3)[1].startswith("mpifarm: no job")
+
+
+def test_tasks_that_wait_and_tasks_that_run_again(farm: Farm) -> None:
+    file = b"""#MPIFARM --cpus 2
+test "$MPIFARM_ATTEMPT" -gt 1 && echo prepared >> made || exit 75
+[# 1 #] cat made
+false
+#MPIFARM BARRIER
+[# any 2 #] cat made; echo after all
+#MPIFARM BARRIER CHECK
+echo the end
+[# 3 #] echo never
+"""
+    farm.submit(file, "job", "--retries", "2", "--retry-on", "exit:75")
+    farm.run("run", "--cpus", "4", ranks=1)
+    assert states(farm) == {"succeeded": 4, "failed": 1, "cancelled": 1}
+    assert [task["attempts"] for task in farm.tasks()] == [2, 1, 1, 1, 1, 0]
+    assert farm.output("2,4-5") == b"prepared\nprepared\nafter all\nthe end\n"
+    assert b"attempt 1 failed (exit 75) in run 1" in farm.run("explain", "job.1")[0]
+    assert b"do not run again (submit --retry-on)" in farm.run("explain", "job.3")[0]
+    assert b"because job.3 failed (exit 1)" in farm.run("explain", "job.6")[0]
+    again = farm.run("tasks", "job", "--state", "failed", "--state", "cancelled", "--as-taskfile")[0]
+    assert again.splitlines()[1:] == [
+        b"false",
+        b"# what follows waited for job.3-4: not all of them are in this file",
+        b"[# 1 #] echo never",
+    ]
 
 
 def test_recover_takes_back_what_a_killed_run_held(farm: Farm) -> None:

@@ -12,7 +12,6 @@ from mpifarm.core.job import CRASH_LIMIT, Policy, RetryRule
 from mpifarm.core.model import FailureClass
 from mpifarm.errors import UsageError
 from mpifarm.intake.policy import Wishes, parse_capture, parse_crash_limit, parse_keep, parse_retry_on
-from mpifarm.units import parse_size
 
 EXIT, SIGNAL = FailureClass.EXIT, FailureClass.SIGNAL
 
@@ -112,7 +111,7 @@ def test_the_crash_limit() -> None:
         ("FAILED", "failed"),
         ("none", "none"),
         ("tail:64K", "tail:65536"),
-        ("tail: 1MiB", "tail:1048576"),
+        ("tail:1MiB", "tail:1048576"),
     ],
 )
 def test_what_is_kept(text: str, kept: str) -> None:
@@ -138,16 +137,3 @@ def test_patterns(pattern: str) -> None:
 def test_patterns_that_lead_elsewhere(pattern: str) -> None:
     with pytest.raises(UsageError):
         parse_capture(pattern)
-
-
-@pytest.mark.parametrize(
-    ("text", "size"), [("512", 512), ("1_000", 1000), ("64K", 65536), ("64 kib", 65536), ("2MB", 2 << 20), ("7b", 7)]
-)
-def test_sizes(text: str, size: int) -> None:
-    assert parse_size(text, "x") == size
-
-
-@pytest.mark.parametrize("text", ["", "K", "1.5K", "-1", "0", "1X", "9" * 50, "1e3", "2097152M"])
-def test_sizes_that_are_none(text: str) -> None:
-    with pytest.raises(UsageError, match="x: "):
-        parse_size(text, "x")

@@ -72,7 +72,7 @@ class FakeClient:
         self.lines: list[TaskLine] = []
         self.all_runs: list[RunLine] = []
         self.all_failures: list[FailureLine] = []
-        self.parts: list[tuple[Shape, list[TaskText]]] = []
+        self.parts: list[tuple[Shape, list[TaskText] | list[bytes]]] = []
         self.names: tuple[str | None, str, bytes] | None = None
         self.terms = Terms()
         self.asked_states: Collection[str] | None = None
@@ -110,7 +110,7 @@ class FakeClient:
 
     @property
     def commands(self) -> list[bytes]:
-        return [task.command for _, tasks in self.parts for task in tasks]
+        return [task if isinstance(task, bytes) else task.command for _, tasks in self.parts for task in tasks]
 
     def jobs(self) -> list[JobSummary]:
         return self.all_jobs

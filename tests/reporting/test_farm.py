@@ -119,7 +119,7 @@ REFUSED: list[tuple[Any, dict[str, Any], str]] = [
     (["a"], {"retries": "many"}, "retries: 'many' is not a whole number"),
     (["a"], {"retry_on": "segv"}, "no failure class"),
     (["a"], {"keep": "some"}, "tail:SIZE"),
-    (["a"], {"capture": "/x"}, "leads out"),
+    (["a"], {"capture": "../x"}, "leads out"),
     (["a"], {"tags": {"a\n": ""}}, "cannot be shown"),
     (["a"], {"after": "nobody"}, "no job is called 'nobody'"),
     (["a"], {"name": "x" * 10_000}, "cannot be the name of a job"),

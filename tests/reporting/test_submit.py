@@ -158,7 +158,7 @@ def test_what_is_wanted_of_a_job(typed: Typed, client: FakeClient) -> None:
         (["--crash-limit", "0"], "nodes lost: '0' is not a whole number from 1"),
         (["--retries", "-1"], "-1 is not in the range 0<=x<=1000"),
         (["--keep", "some"], "'some' is not all, failed, none or tail:SIZE"),
-        (["--capture", "../x"], "leads out of the task's directory"),
+        (["--capture", "../x"], "it leads out of the directory of the task"),
         (["--tag", "=x"], "'=x' is not NAME or NAME=VALUE"),
         (["--tag", "*"], "mean something to run --tags"),
         (["--tag", "x" * 10_000], "is longer than 200 characters"),
