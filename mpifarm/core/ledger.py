@@ -58,7 +58,7 @@ class _Lease:
                 self.cancelled.append((lo, hi))
 
     def is_cancelled(self, task: int) -> bool:
-        return any(lo <= task < hi for lo, hi in self.cancelled)
+        return bool(self.cancelled) and any(lo <= task < hi for lo, hi in self.cancelled)
 
 
 def _split(span: Span, ranges: Iterable[tuple[int, int]]) -> Iterator[tuple[Span, bool]]:

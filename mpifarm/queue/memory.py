@@ -146,15 +146,20 @@ class MemoryQueue:
             blocks.append(self._take(run, job, part, take))
         left = [part for job in jobs for part in self._places.ready[job]]
         others = [other for other in self._runs if other != run and not self._silent(other)]
-        return Grant(
+        grant = Grant(
             blocks=tuple(blocks),
             jobs=tuple(self._places.jobs[job].text for job in dict.fromkeys(block.job for block in blocks)),
             ready_left=sum(part.hi - part.lo for part in left if part.shape.cpus <= cpus_max) - long,
+            others_slots=sum(self._runs[other].info.slots for other in others),
+        )
+        if blocks:  # what only matters to a run that got nothing is counted only then
+            return grant
+        return replace(
+            grant,
             too_wide=sum(part.hi - part.lo for part in left if part.shape.cpus > cpus_max),
             silent=sum(len(own.left) for own in self._leases.values() if own.run != run and self._silent(own.run)),
             too_long=long,
             waiting=sum(part.hi - part.lo for job in jobs for part in self._places.waiting[job]),
-            others_slots=sum(self._runs[other].info.slots for other in others),
         )
 
     def _jobs_of(self, info: RunInfo) -> list[JobId]:

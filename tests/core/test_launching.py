@@ -120,6 +120,62 @@ def test_a_limit_that_ends_before_the_drain_is_a_timeout() -> None:
     assert attempt is not None and attempt.killed_for is FailureClass.TIMEOUT
 
 
+def test_a_patient_drain_ends_nothing() -> None:
+    launching = Launching(2, 2.0)
+    launching.add([block(1, 3)])
+    attempts = [launching.take(0.0), launching.take(0.0)]
+    assert launching.drain(inf, now=1.0).spans == (Span(LeaseId(1), JobId(1), 3, 4, 1),)
+    assert launching.draining and launching.take(5.0) is None and launching.next_due == inf
+    assert launching.drain(3.0, now=10.0) == ((), 0) and launching.next_due == 13.0
+    assert launching.due(13.0) == [(attempt, False) for attempt in attempts]
+
+
+def test_cancel() -> None:
+    launching = Launching(3, 2.0)
+    launching.add([block(1, 10), block(20, 5, cpus=2), block(30, 2)])
+    one, _, three = (launching.take(0.0) for _ in range(3))
+    assert one is not None and three is not None
+    ranges = [(LeaseId(1), 1, 2), (LeaseId(1), 3, 6), (LeaseId(1), 9, 10), (LeaseId(20), 20, 25), (LeaseId(99), 1, 5)]
+    spans = [Span(LeaseId(1), JobId(1), lo, hi, 1) for lo, hi in ((4, 6), (9, 10))]
+    assert launching.cancel(ranges, 5.0) == ((*spans, Span(LeaseId(20), JobId(1), 20, 25, 1)), 13)
+    assert launching.cancel(ranges, 5.5) == ((), 0)
+    assert launching.next_due == 5.0 and launching.due(6.0) == [(one, False), (three, False)]
+    assert launching.due(8.0) == [(one, True), (three, True)]
+    assert one.killed_for is FailureClass.CANCELLED
+    for slot in list(launching.running):
+        launching.free(slot)
+    started = []
+    while (attempt := launching.take(9.0)) is not None:
+        started.append(attempt.task)
+        launching.free(attempt.slot)
+    assert started == [6, 7, 8, 10, 30, 31]
+
+
+def test_cancel_of_what_walltime_ends_wins() -> None:
+    launching = Launching(1, 2.0)
+    launching.add([block(1, 1)])
+    attempt = launching.take(0.0)
+    launching.drain(0.0, now=0.0)
+    launching.due(0.0)
+    launching.cancel([(LeaseId(1), 1, 2)], 1.0)
+    assert attempt is not None and attempt.killed_for is FailureClass.CANCELLED
+    assert launching.due(2.0) == [(attempt, True)]
+
+
+def test_what_cannot_end_in_time_is_not_started() -> None:
+    launching = Launching(2, 2.0, must_end_by=100.0)
+    launching.add([block(1, 3, limit_s=30.0), block(10, 2, cpus=2, limit_s=10.0), block(20, 1)])
+    assert launching.take(69.0) is not None
+    second = launching.take(71.0)
+    assert second is not None and second.task == 20
+    assert launching.late() == ((Span(LeaseId(1), JobId(1), 2, 4, 1),), 2) and launching.late() == ((), 0)
+    launching.free(0)
+    launching.free(1)
+    assert launching.take(95.0) is None
+    assert launching.late() == ((Span(LeaseId(10), JobId(1), 10, 12, 1),), 4)
+    assert launching.idle
+
+
 @pytest.mark.parametrize(
     ("status", "killed_for", "expected"),
     [
@@ -131,6 +187,8 @@ def test_a_limit_that_ends_before_the_drain_is_a_timeout() -> None:
         (15, FailureClass.TIMEOUT, (State.FAILED, FailureClass.TIMEOUT, 0, 15)),
         (0, FailureClass.TIMEOUT, (State.FAILED, FailureClass.TIMEOUT, 0, 0)),
         (9, FailureClass.WALLTIME, (State.RETURNED, FailureClass.WALLTIME, 0, 9)),
+        (0, FailureClass.CANCELLED, (State.CANCELLED, FailureClass.CANCELLED, 0, 0)),
+        (9, FailureClass.CANCELLED, (State.CANCELLED, FailureClass.CANCELLED, 0, 9)),
         (0, FailureClass.WALLTIME, (State.RETURNED, FailureClass.WALLTIME, 0, 0)),
     ],
 )
@@ -152,6 +210,7 @@ STEPS = st.lists(
         st.tuples(st.just("end"), st.integers(0, 1 << 20), st.just(0)),
         st.tuples(st.just("tick"), st.integers(1, 30), st.just(0)),
         st.tuples(st.just("drain"), st.integers(0, 20), st.just(0)),
+        st.tuples(st.just("cancel"), st.integers(1, 60), st.integers(1, 9)),
     ),
     max_size=60,
 )
@@ -160,14 +219,16 @@ STEPS = st.lists(
 @given(st.integers(1, 6), STEPS)
 def test_every_task_ends_exactly_once(slots: int, steps: list[tuple[str, int, int]]) -> None:
     """Any order of events: never over-committed, and each task is refused, returned or started, once."""
-    launching, now, lo = Launching(slots, 2.0), 0.0, 1
+    launching, now, lo = Launching(slots, 2.0, must_end_by=100.0), 0.0, 1
     added, gone = set[int](), list[int]()
 
     def start() -> None:
         while (attempt := launching.take(now)) is not None:
-            assert not launching.draining
+            assert not launching.draining and now + 7.0 <= 100.0
             gone.append(attempt.task)
             assert sum(its.block.shape.cpus for its in launching.running.values()) <= slots
+        for span in launching.late().spans:
+            gone.extend(range(span.lo, span.hi))
 
     for verb, number, cpus in steps:
         match verb:
@@ -185,6 +246,11 @@ def test_every_task_ends_exactly_once(slots: int, steps: list[tuple[str, int, in
             case "drain":
                 for span in launching.drain(number, now).spans:
                     gone += range(span.lo, span.hi)
+            case "cancel":
+                leases = [(LeaseId(lease), number, number + cpus) for lease in range(1, lo)]
+                for span in launching.cancel(leases, now).spans:
+                    gone += range(span.lo, span.hi)
+                launching.due(now)
             case _:
                 pass  # nothing runs, or too late to add
         start()

@@ -2,11 +2,16 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 
-from mpifarm.core.model import FailureClass, Shape, State, TaskText
+from mpifarm.core.job import Policy
+from mpifarm.core.model import FailureClass, JobId, Parent, Part, Shape, State, TaskText
+from mpifarm.core.verbs import CancelTasks, DrainRun
 from mpifarm.errors import QueueError
 from mpifarm.queue import Batch, Return
+from mpifarm.queue.lines import Cancelled, Terms
 from tests.queue.worlds import HERE, LEASE_S, World, all_ended, ended, lease, like_tasks, one, span
 
 
@@ -279,5 +284,136 @@ class ExpireContract:
         world.check()
 
 
-class QueueContract(LeaseContract, RecordContract, ExpireContract):
+def part(count: int, *parents: Parent) -> Part:
+    return Part(Shape(), [TaskText(b"true")] * count, parents)
+
+
+class OrdersContract:
+    def test_what_is_not_leased_is_cancelled_and_what_is_is_ordered(self, world: World) -> None:
+        job = world.submit(like_tasks(10))
+        run = world.queue.open_run(HERE)
+        block = one(world.queue, run, 6)
+        assert world.cancel(job, 4, 9) == Cancelled(2, 3, (run,))
+        assert world.queue.renew(run) == (CancelTasks(job, 4, 9),)
+        assert world.queue.renew(run) == ()
+        assert world.counts(job) == {"running": 6, "cancelled": 2, "pending": 2}
+        world.check()
+        never = Return(span(block, 5, 7, 1), FailureClass.CANCELLED)
+        outcomes = [*(ended(block, task) for task in (1, 2, 3)), ended(block, 4, State.CANCELLED)]
+        assert not world.queue.record(run, Batch(outcomes, [never], [block.lease]))
+        assert world.counts(job) == {"succeeded": 3, "cancelled": 5, "pending": 2}
+        world.check()
+        assert world.retry(job, 1, 11) == 5
+        assert world.counts(job) == {"succeeded": 3, "pending": 7}
+        world.check()
+
+    @pytest.mark.parametrize("how", ["close", "expire"])
+    def test_what_a_run_was_ordered_to_end_does_not_begin_again(self, world: World, how: str) -> None:
+        job = world.submit(like_tasks(10))
+        run = world.queue.open_run(HERE)
+        one(world.queue, run)
+        world.cancel(job, 3, 5)
+        if how == "close":
+            world.queue.close_run(run)
+        else:
+            world.pass_time(LEASE_S + 1)
+            world.queue.expire(LEASE_S)
+        assert world.counts(job) == {"pending": 8, "cancelled": 2}
+        world.check()
+
+    def test_drain(self, world: World) -> None:
+        run = world.queue.open_run(HERE)
+        assert world.drain(run, False) and world.drain(run, True)
+        assert world.queue.renew(run) == (DrainRun(False), DrainRun(True))
+        world.queue.close_run(run)
+        assert not world.drain(run, False)
+
+    def test_runs_take_what_they_may(self, world: World) -> None:
+        plain = world.submit_on(Terms(), part(2))
+        gpu = world.submit_on(Terms(tags={"gpu": "a100"}), part(2))
+
+        def taken(*tags: str) -> list[JobId]:
+            run = world.queue.open_run(replace(HERE, tags=tags))
+            jobs = [block.job for block in lease(world.queue, run).blocks]
+            world.queue.close_run(run)
+            return jobs
+
+        assert taken() == [plain, gpu]
+        assert taken("gpu", "*") == taken("gpu=a100", "*") == [gpu, plain]
+        assert taken("gpu=", "fpga") == []
+        assert not lease(world.queue, world.queue.open_run(replace(HERE, jobs=("no-such",)))).blocks
+
+    def test_nothing_is_leased_that_cannot_end_in_time(self, world: World) -> None:
+        world.submit(like_tasks(2, Shape(1, 100.0)) + like_tasks(3, Shape(1, 1000.0)) + like_tasks(4))
+        run = world.queue.open_run(replace(HERE, seconds_left=500.0))
+        assert [block.shape.time_limit_s for block in lease(world.queue, run).blocks] == [100.0, 0.0]
+        grant = lease(world.queue, run)
+        assert (grant.blocks, grant.ready_left, grant.too_long) == ((), 0, 3)
+        grant = lease(world.queue, world.queue.open_run(HERE))
+        assert (len(grant.blocks), grant.others_slots) == (1, HERE.slots)
+
+    def test_charges_travel(self, world: World) -> None:
+        job = world.submit_on(Terms(policy=Policy(retries=3)), part(3))
+        run = world.queue.open_run(HERE)
+        grant = lease(world.queue, run)
+        (block,) = grant.blocks
+        assert grant.jobs[0].policy == Policy(retries=3)
+        failed = Return(span(block, 1, 2)._replace(fails=1), FailureClass.EXIT, State.FAILED, 7)
+        lost = Return(span(block, 2, 4)._replace(crashes=1), FailureClass.LOST)
+        world.queue.record(run, Batch(returned=[failed, lost], done=[block.lease]))
+        blocks = lease(world.queue, run).blocks
+        assert [(b.lo, b.hi, b.attempt, b.fails, b.crashes) for b in blocks] == [(1, 2, 2, 1, 0), (2, 4, 2, 0, 1)]
+        assert world.counts(job) == {"running": 3}
+        world.check()
+
+    def test_too_many_failures_stop_a_job(self, world: World) -> None:
+        job = world.submit_on(Terms(max_fails=1), part(20))
+        run = world.queue.open_run(HERE)
+        block = one(world.queue, run, 10)
+        world.queue.record(run, Batch([ended(block, 1, State.FAILED)]))
+        assert world.queue.renew(run) == ()
+        world.queue.record(run, Batch([ended(block, 2, State.FAILED)]))
+        assert [type(order) for order in world.queue.renew(run)] == [CancelTasks]
+        assert world.counts(job) == {"failed": 2, "running": 8, "cancelled": 10}
+        world.check()
+
+
+class ParentsContract:
+    def test_a_task_waits_until_its_parents_have_succeeded(self, world: World) -> None:
+        job = world.submit_on(Terms(), part(3), part(1, Parent(1, 4)), part(2, Parent(4, 5)))
+        run = world.queue.open_run(HERE)
+        block = one(world.queue, run)
+        assert (block.hi, lease(world.queue, run).waiting) == (4, 3)
+        world.queue.record(run, Batch([ended(block, 1), ended(block, 2)]))
+        assert world.counts(job)["waiting"] == 3
+        world.queue.record(run, Batch([ended(block, 3)], done=[block.lease]))
+        child = one(world.queue, run)
+        assert (child.lo, child.hi) == (4, 5)
+        world.queue.record(run, Batch(all_ended(child), done=[child.lease]))
+        assert one(world.queue, run).lo == 5
+        world.check()
+
+    @pytest.mark.parametrize("any_end", [False, True])
+    def test_a_failed_parent_and_its_retry(self, world: World, any_end: bool) -> None:
+        job = world.submit_on(Terms(), part(2), part(2, Parent(1, 3, any_end)), part(1, Parent(3, 5)))
+        run = world.queue.open_run(HERE)
+        block = one(world.queue, run)
+        world.queue.record(run, Batch([ended(block, 1), ended(block, 2, State.FAILED)], done=[block.lease]))
+        world.check()
+        if any_end:
+            assert world.counts(job) == {"succeeded": 1, "failed": 1, "pending": 2, "waiting": 1}
+            return
+        assert world.counts(job) == {"succeeded": 1, "failed": 1, "cancelled": 3}
+        assert world.retry(job, 2, 3) == 4
+        assert world.counts(job) == {"succeeded": 1, "pending": 1, "waiting": 3}
+        world.check()
+
+    def test_cancel_of_a_parent(self, world: World) -> None:
+        job = world.submit_on(Terms(), part(2), part(2, Parent(1, 3)), part(1, Parent(1, 3, any=True)))
+        world.cancel(job, 1, 3)
+        assert world.counts(job) == {"cancelled": 4, "pending": 1}
+        world.check()
+
+
+class QueueContract(LeaseContract, RecordContract, ExpireContract, OrdersContract, ParentsContract):
     """All of it."""

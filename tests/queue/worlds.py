@@ -13,7 +13,7 @@ from mpifarm.core.verbs import Grant, RunInfo
 from mpifarm.queue import Queue
 from mpifarm.queue.client import Client
 from mpifarm.queue.dsn import Dsn
-from mpifarm.queue.lines import Terms
+from mpifarm.queue.lines import Cancelled, Terms
 from mpifarm.queue.memory import MemoryQueue
 from mpifarm.queue.postgres import PostgresQueue
 
@@ -79,6 +79,10 @@ class World(Protocol):
     def pass_time(self, seconds: float) -> None: ...
     def check(self) -> None: ...
     def outcome_lease(self, job: JobId, task: int) -> LeaseId | None: ...
+    def submit_on(self, terms: Terms, *parts: Part) -> JobId: ...
+    def cancel(self, job: JobId, lo: int, hi: int) -> Cancelled: ...
+    def retry(self, job: JobId, lo: int, hi: int) -> int: ...
+    def drain(self, run: RunId, now: bool) -> bool: ...
 
 
 class MemoryWorld:
@@ -109,6 +113,19 @@ class MemoryWorld:
         found = self.memory.outcomes.get((job, task))
         return found[0].lease if found else None
 
+    def submit_on(self, terms: Terms, *parts: Part) -> JobId:
+        of_job = {"policy": terms.policy, "tags": terms.tags, "max_fails": terms.max_fails}
+        return self.memory.add_job("job", parts, b"/tmp", **of_job)  # type: ignore[arg-type]
+
+    def cancel(self, job: JobId, lo: int, hi: int) -> Cancelled:
+        return self.memory.cancel(job, lo, hi)
+
+    def retry(self, job: JobId, lo: int, hi: int) -> int:
+        return self.memory.retry(job, lo, hi)
+
+    def drain(self, run: RunId, now: bool) -> bool:
+        return self.memory.drain(run, now=now)
+
 
 class PostgresWorld:
     def __init__(self, dsn: Dsn) -> None:
@@ -130,6 +147,15 @@ class PostgresWorld:
         job = self.client.submit_on(terms, "job", b"/tmp", parts).job
         assert job is not None
         return job.id
+
+    def cancel(self, job: JobId, lo: int, hi: int) -> Cancelled:
+        return self.client.cancel(job, ranges=[(lo, hi)])
+
+    def retry(self, job: JobId, lo: int, hi: int) -> int:
+        return self.client.retry(job, ranges=[(lo, hi)])
+
+    def drain(self, run: RunId, now: bool) -> bool:
+        return self.client.drain(run, now=now)
 
     def counts(self, job: JobId) -> dict[str, int]:
         (summary,) = (summary for summary in self.client.jobs() if summary.id == job)

@@ -86,7 +86,7 @@ def test_with_a_broken_queue_histories_go_wrong(broken: type[MemoryQueue]) -> No
             return True
         return False
 
-    assert any(fails(seed) for seed in range(100))
+    assert any(fails(seed) for seed in (16, 20, 24, *range(200)))
 
 
 @pytest.mark.torture

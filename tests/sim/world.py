@@ -65,7 +65,10 @@ from mpifarm.queue.memory import MemoryQueue
 LIMITS = Limits()
 TICK_S = 0.25
 FAULTS_END_S = 600.0
-FAULTS = ("kill", "freeze", "stop", "silence", "another", "brief freeze", "drain", "cancel", "cancel", "retry")
+FAULTS = (
+    *("kill", "freeze", "freeze", "freeze", "stop", "silence", "another", "another", "brief freeze"),
+    *("drain", "cancel", "retry"),
+)
 PLAIN = Policy()
 UNFINISHED = ("pending", "waiting", "running")
 

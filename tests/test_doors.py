@@ -1,0 +1,89 @@
+"""The queue's door on a real Postgres: what goes on while a verb takes long."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+import psycopg
+import pytest
+
+from mpifarm.core.actions import AskLease, Granted, Ordered, QueueTrouble
+from mpifarm.core.model import Limits
+from mpifarm.core.verbs import DrainRun
+from mpifarm.doors import Inbox, QueueDoor
+from mpifarm.queue.dsn import Dsn
+from tests.fix_farm import wait_for
+from tests.queue.worlds import HERE, PostgresWorld, like_tasks
+
+pytestmark = pytest.mark.postgres
+
+LIMITS = Limits(heartbeat_every_s=0.1, silent_s=1.0)
+
+
+@pytest.fixture
+def world(pg_dsn: Dsn) -> Iterator[PostgresWorld]:
+    made = PostgresWorld(pg_dsn)
+    yield made
+    made.close()
+
+
+def beat(world: PostgresWorld) -> Any:
+    row = world.plain.execute("SELECT beat FROM mpifarm.heartbeat").fetchone()
+    assert row is not None
+    return row[0]
+
+
+def bug(error: BaseException) -> None:
+    raise error
+
+
+def take(inbox: Inbox, kind: type) -> Any:
+    """The next event of a kind; others are dropped."""
+    found: list[Any] = []
+
+    def came() -> bool:
+        found.extend(event for _, event in inbox.take() if isinstance(event, kind))
+        return bool(found)
+
+    wait_for(came, str(kind))
+    return found[0]
+
+
+def test_a_long_verb_stops_neither_the_heartbeat_nor_orders(world: PostgresWorld, pg_dsn: Dsn) -> None:
+    world.submit(like_tasks(3))
+    run = world.queue.open_run(HERE)
+    inbox = Inbox()
+    door = QueueDoor(world.queue, run, LIMITS, inbox, bug)
+    door.start()
+    with psycopg.connect(pg_dsn.text) as other:
+        other.execute("SELECT FROM mpifarm.run FOR NO KEY UPDATE")
+        door.ask(AskLease(3, 1))
+        wait_for(lambda: other.execute("SELECT 1 FROM pg_locks WHERE NOT granted").fetchone(), "the lease to hang")
+        for _ in range(3):
+            before = beat(world)
+            wait_for(lambda before=before: beat(world) > before, "a heartbeat")  # type: ignore[misc]
+        assert world.client.drain(run)
+        assert take(inbox, Ordered).orders == (DrainRun(False),)
+        other.rollback()
+    assert len(take(inbox, Granted).grant.blocks) == 1
+    door.leave(5.0)
+
+
+def test_a_run_takes_two_connections_and_lives_with_one(world: PostgresWorld) -> None:
+    run = world.queue.open_run(HERE)
+    inbox = Inbox()
+    world.queue.another = refuse  # type: ignore[method-assign]
+    door = QueueDoor(world.queue, run, LIMITS, inbox, bug)
+    door.start()
+    for _ in range(2):
+        before = beat(world)
+        wait_for(lambda before=before: beat(world) > before, "a heartbeat by the door itself")  # type: ignore[misc]
+    door.leave(5.0)
+    assert not [event for _, event in inbox.take() if isinstance(event, QueueTrouble)]
+
+
+def refuse() -> Any:
+    from mpifarm.errors import QueueUnreachable
+
+    raise QueueUnreachable("too many connections")
