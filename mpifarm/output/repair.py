@@ -122,7 +122,8 @@ class _Repair:
             rowless = self._rowless(run) if lost[ATTEMPTS] else []
             for number in np.flatnonzero(~sound).tolist():
                 row = run.attempt(number)
-                damaged[row.job].append(row.task)
+                if row.lease:  # else it is lost, and told as such
+                    damaged[row.job].append(row.task)
             rows = run.rows - sum(max(0, min(hi, run.rows) - lo) for lo, hi in lost[ATTEMPTS])
         ordered = {job: sorted(set(tasks)) for job, tasks in sorted(damaged.items())}
         return Repaired(rows, sweep.bytes, lost[ATTEMPTS], ordered, rowless, self._notes)
