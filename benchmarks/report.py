@@ -78,8 +78,8 @@ def _row(lease: LeaseId, job: JobId, task: int, now: float, text: bytes, lo: int
     return ROW.pack(*row._replace(extent_lo=lo, extent_hi=hi))
 
 
-def piped(command: list[str], cwd: Path, environ: dict[str, str]) -> tuple[float, int, int]:
-    """(seconds, bytes, peak KiB) of a command whose output goes into a pipe and is thrown away."""
+def piped(command: list[str], cwd: Path, environ: dict[str, str]) -> tuple[float, int, resource.struct_rusage]:
+    """(seconds, bytes, what it used) of a command whose output goes into a pipe and is thrown away."""
     start = time.perf_counter()
     process = subprocess.Popen(command, cwd=cwd, env=environ, stdout=subprocess.PIPE)
     assert process.stdout is not None
@@ -91,7 +91,7 @@ def piped(command: list[str], cwd: Path, environ: dict[str, str]) -> tuple[float
     process.stdout.close()
     if process.returncode:
         sys.exit(f"{' '.join(command)} ended with {process.returncode}")
-    return time.perf_counter() - start, count, used.ru_maxrss
+    return time.perf_counter() - start, count, used
 
 
 def mpifarm(*arguments: str) -> list[str]:
@@ -114,7 +114,7 @@ def one_task(cwd: Path, environ: dict[str, str], tasks: int, rounds: int) -> Non
 
 def looks(cwd: Path) -> Iterator[tuple[str, list[str]]]:
     yield "all outputs", mpifarm("report", "scan", "--tasks", "1-")
-    yield "grep in all outputs", mpifarm("report", "scan", "--grep", "step 7 energy 6.9999")
+    yield "grep in all outputs", mpifarm("report", "scan", "--grep", "step 3 energy 6.999")
     yield "tasks --format csv", mpifarm("tasks", "scan", "--format", "csv")
     yield "export", mpifarm("export", "scan", str(cwd / "scan.h5"), "--force")
     yield "all outputs of the export", mpifarm("report", str(cwd / "scan.h5"), "--tasks", "1-")
@@ -145,8 +145,9 @@ def main() -> None:
         for name, command in looks(cwd):
             if command[-1] == "1-":
                 command[-1] = f"1-{tasks}"
-            seconds, count, peak = piped(command, cwd, environ)
-            more = {**shape, "seconds": round(seconds, 2), "out_bytes": count, "peak_mib": round(peak / 1024, 1)}
+            seconds, count, used = piped(command, cwd, environ)
+            more = {**shape, "seconds": round(seconds, 2), "out_bytes": count}
+            more |= {"cpu_s": round(used.ru_utime + used.ru_stime, 2), "peak_mib": round(used.ru_maxrss / 1024, 1)}
             if name.startswith("all outputs"):
                 assert count == tasks * size, count
                 cat = piped(["cat", str(flat)], cwd, environ)[0]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import random
 import zlib
 from collections.abc import Callable
 from pathlib import Path
@@ -11,7 +12,7 @@ import pytest
 
 from mpifarm import cli
 from mpifarm.core.messages import Output
-from mpifarm.core.row import ROW, STDOUT
+from mpifarm.core.row import EXTENT, ROW, STDOUT
 from mpifarm.errors import OutputError
 from mpifarm.output.format import CHUNK_BYTES
 from mpifarm.output.reader import open_run
@@ -104,6 +105,17 @@ def test_what_is_lost_is_told_by_task(tmp_path: Path, whole: bytes, capsys: pyte
     assert cli.main(["repair", str(path)]) == 2  # never overwrites
     assert "exists already" in capsys.readouterr().err
     assert cli.main(["repair", str(path), "-o", str(path), "--force"]) == 2
+
+
+def test_noise_where_a_table_has_not_got_to(tmp_path: Path, whole: bytes) -> None:
+    """Extents among which some make no sense are not taken for events, whose time would be their lease."""
+    path = damaged(tmp_path / "run.h5", whole)
+    with h5py.File(path, "r", swmr=True) as file:
+        at = file["extents"].id.get_chunk_info(0).byte_offset + 1000 * EXTENT.size
+    path.write_bytes(whole[:at] + random.Random(1027).randbytes(512) + whole[at + 512 :])
+    repair(path, tmp_path / "out.h5")
+    with open_run(tmp_path / "out.h5") as run:
+        assert_seeded(run, SEED, range(TASKS))
 
 
 @pytest.mark.parametrize("content", [b"", b"dear diary " * 1000, bytes(100_000)], ids=["empty", "text", "zeros"])
