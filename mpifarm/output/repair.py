@@ -34,8 +34,8 @@ Array = dict[int, Chunk]
 
 _SIZE_BYTES = 1 + (CHUNK_BYTES.bit_length() - 1 + 8) // 8
 """Of the stored size of a chunk, as HDF5 decides it from the full size."""
-_LATEST = 1 << 33
-"""Unix seconds: no attempt starts later."""
+_EARLIEST, _LATEST = 1 << 20, 1 << 33
+"""Unix seconds: no attempt starts before or later. Small whole numbers, read as a time, are much earlier."""
 _OWN = (format.VERSION_ATTRIBUTE, "created", "how_to_read")
 
 
@@ -59,7 +59,12 @@ def _sensible_attempts(rows: Rows) -> Rows:
     fine = (rows["lease"] > 0) & (rows["task"] > 0) & (rows["task"] < 1 << 31) & (rows["attempt"] > 0)
     fine &= (rows["state"] <= max(State)) & (rows["failure"] <= max(FailureClass))
     with np.errstate(invalid="ignore"):
-        fine &= (rows["started"] > 0) & (rows["started"] < _LATEST) & (rows["ended"] > 0) & (rows["ended"] < _LATEST)
+        fine &= (
+            (rows["started"] > _EARLIEST)
+            & (rows["started"] < _LATEST)
+            & (rows["ended"] > _EARLIEST)
+            & (rows["ended"] < _LATEST)
+        )
     fine &= (rows["extent_lo"] >= 0) & (rows["extent_lo"] <= rows["extent_hi"])
     return fine
 
@@ -71,7 +76,7 @@ def _sensible_extents(rows: Rows) -> Rows:
 
 def _sensible_events(rows: Rows) -> Rows:
     with np.errstate(invalid="ignore"):
-        return (rows["time"] > 0) & (rows["time"] < _LATEST)
+        return (rows["time"] > _EARLIEST) & (rows["time"] < _LATEST)
 
 
 _TABLES: dict[str, tuple[np.dtype[Any], int, Callable[[Rows], Rows]]] = {
@@ -122,7 +127,8 @@ class _Repair:
             rowless = self._rowless(run) if lost[ATTEMPTS] else []
             for number in np.flatnonzero(~sound).tolist():
                 row = run.attempt(number)
-                damaged[row.job].append(row.task)
+                if row.lease:  # else it is lost, and told as such
+                    damaged[row.job].append(row.task)
             rows = run.rows - sum(max(0, min(hi, run.rows) - lo) for lo, hi in lost[ATTEMPTS])
         ordered = {job: sorted(set(tasks)) for job, tasks in sorted(damaged.items())}
         return Repaired(rows, sweep.bytes, lost[ATTEMPTS], ordered, rowless, self._notes)

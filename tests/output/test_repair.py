@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import random
+import zlib
 from collections.abc import Callable
 from pathlib import Path
 
@@ -9,14 +11,18 @@ import h5py
 import pytest
 
 from mpifarm import cli
+from mpifarm.core.messages import Output
+from mpifarm.core.row import EXTENT, ROW, STDOUT
 from mpifarm.errors import OutputError
 from mpifarm.output.format import CHUNK_BYTES
 from mpifarm.output.reader import open_run
 from mpifarm.output.repair import repair
 from mpifarm.output.salvage import Arrays
 from mpifarm.output.superblock import lookup3
+from mpifarm.output.writer import Writer
 from tests.output.damage import SEED, TASKS, make
 from tests.output.gather import NODES, assert_seeded
+from tests.output.packer import ChunkPacker
 
 pytestmark = pytest.mark.slow
 
@@ -87,17 +93,29 @@ def test_what_is_lost_is_told_by_task(tmp_path: Path, whole: bytes, capsys: pyte
         rows, pool = file["attempts"].id.get_chunk_info(0), file["bytes"].id
         chunks = (pool.get_chunk_info(number) for number in range(pool.get_num_chunks()))
         chunk = next(chunk for chunk in chunks if chunk.size < 60_000)
-    size = 113
+    size = ROW.size
     damaged(path, whole, (chunk.byte_offset, chunk.byte_offset + 40), (rows.byte_offset, rows.byte_offset + 5 * size))
     assert cli.main(["repair", str(path)]) == 6
     said = capsys.readouterr().out
     assert f"lost: 1 chunks of {CHUNK_BYTES >> 10} KiB of output" in said
+    assert "job 0" not in said
     assert "lost: output, or a part of it, of job 1 task " in said
     assert "lost: 5 rows of `attempts` (0-4)" in said
     assert f"next: mv {tmp_path}/run-1.repaired.h5 {path} && mpifarm verify" in said
     assert cli.main(["repair", str(path)]) == 2  # never overwrites
     assert "exists already" in capsys.readouterr().err
     assert cli.main(["repair", str(path), "-o", str(path), "--force"]) == 2
+
+
+def test_noise_where_a_table_has_not_got_to(tmp_path: Path, whole: bytes) -> None:
+    """Extents among which some make no sense are not taken for events, whose time would be their lease."""
+    path = damaged(tmp_path / "run.h5", whole)
+    with h5py.File(path, "r", swmr=True) as file:
+        at = file["extents"].id.get_chunk_info(0).byte_offset + 1000 * EXTENT.size
+    path.write_bytes(whole[:at] + random.Random(1027).randbytes(512) + whole[at + 512 :])
+    repair(path, tmp_path / "out.h5")
+    with open_run(tmp_path / "out.h5") as run:
+        assert_seeded(run, SEED, range(TASKS))
 
 
 @pytest.mark.parametrize("content", [b"", b"dear diary " * 1000, bytes(100_000)], ids=["empty", "text", "zeros"])
@@ -129,3 +147,21 @@ def test_arrays_are_understood_at_every_size(tmp_path: Path) -> None:
 def test_the_hash_of_hdf5(whole: bytes) -> None:
     assert lookup3(whole[:44]) == int.from_bytes(whole[44:48], "little")
     assert lookup3(b"Four score and seven years ago") == 0x17770551  # its author's own example
+
+
+def test_a_file_compressed_with_zstd(tmp_path: Path) -> None:
+    pytest.importorskip("hdf5plugin")
+    path = tmp_path / "run.h5"
+    writer = Writer(path, {}, NODES, "zstd")
+    packer = ChunkPacker(CHUNK_BYTES, "zstd")
+    text = b"a line of output\n" * 20_000
+    packer.add((1, 1, 1), STDOUT, text)
+    times_and_use, checks = (1e9, 1e9 + 2, 0.5, 0.25, 1024, 0, 0), (len(text), 0, zlib.crc32(text), 0)
+    row = ROW.pack(1, 1, 1, 1, 0, 0, 0, 0, 1, 3, 1, *times_and_use, *checks, 0, packer.extent_count, 0)
+    packed = packer.take()
+    writer.append(Output(1, row, packed.extents, packed.chunks, {}))
+    writer.close()
+    damaged(path, path.read_bytes(), (0, 48))
+    assert repair(path, tmp_path / "out.h5").whole
+    with open_run(tmp_path / "out.h5") as run:
+        assert b"".join(run.output(0, STDOUT)) == text
