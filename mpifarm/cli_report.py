@@ -82,6 +82,7 @@ def report(job: str | None, **options: Any) -> int:
       mpifarm report scan.17 --follow
       mpifarm report scan --grep 'energy *=' --where 'seconds > 60 and node = nid0012'
       mpifarm report scan.17 --attempt all --both
+      mpifarm report scan.17 --captured --extract files/
       mpifarm report scan --html scan.html
       mpifarm report last --extract outputs/ --template '{job}/{task:06}.{stream}'
 

@@ -169,15 +169,17 @@ class _Table:
 
 
 def promised_of(row: AttemptRow, stream: int) -> tuple[int, int]:
-    """Length of what the attempt wrote, and CRC-32 of what is kept of it: all, unless `is_cut`."""
+    """Length of what the attempt wrote, and CRC-32 of what its job keeps of that: all, unless the flags say other."""
     if stream == STDOUT:
         return row.stdout_bytes, row.stdout_crc32
     return row.stderr_bytes, row.stderr_crc32
 
 
-def is_cut(row: AttemptRow, stream: int) -> bool:
-    """Whether the job's --keep left some or all of the stream out."""
-    return bool(row.flags & (STDOUT_CUT if stream == STDOUT else STDERR_CUT))
+def is_whole(row: AttemptRow, stream: int, size: int, checksum: int) -> bool:
+    """Whether so many bytes with this CRC-32 are what the attempt's row promises of a stream."""
+    promised = promised_of(row, stream)
+    cut = row.flags & (STDOUT_CUT if stream == STDOUT else STDERR_CUT)
+    return checksum == promised[1] and (size == promised[0] or (bool(cut) and size < promised[0]))
 
 
 def _widened(rows: Rows) -> Rows:
@@ -266,8 +268,7 @@ class RunFile:
                 if size > promised[0]:
                     break  # a damaged length may claim any number of bytes
                 yield piece
-        whole = size == promised[0] or (is_cut(attempt, stream) and size < promised[0])
-        if not whole or checksum != promised[1]:
+        if not is_whole(attempt, stream, size, checksum):
             raise OutputError(
                 f"run file {self.path} is damaged: {STREAM_NAMES[stream]} of job {attempt.job} task {attempt.task} "
                 f"has {size} bytes with CRC-32 {checksum:08x}; the task wrote {promised[0]} with {promised[1]:08x}"

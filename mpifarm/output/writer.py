@@ -142,8 +142,7 @@ class Writer:
             return
         failure: OutputError | None = None
         try:
-            self._file.attrs.modify(ENDED_ATTRIBUTE, np.float64(time.time()))
-            self._perform("close", self._flush)
+            self._perform("close", self._end)
         except OutputError as error:
             failure = error
         self._datasets.clear()
@@ -200,6 +199,10 @@ class Writer:
         space = table.get_space()
         space.select_hyperslab((first,), (len(rows),))
         table.write(h5py.h5s.create_simple((len(rows),)), space, rows, self._types[name])
+
+    def _end(self) -> None:
+        self._file.attrs.modify(ENDED_ATTRIBUTE, np.float64(time.time()))
+        self._flush()
 
     def _flush(self) -> None:
         for name in (BYTES, EXTENTS, ATTEMPTS):  # in this order, so that a reader finds what it is pointed at

@@ -14,9 +14,11 @@ from typing import TYPE_CHECKING, BinaryIO
 
 from mpifarm.core.model import Limits
 from mpifarm.errors import OutputError, QueueUnreachable
+from mpifarm.reporting.captured import not_kept
 from mpifarm.reporting.outputs import FINAL, Absent, Missing, Outputs, Unanswered
 
 if TYPE_CHECKING:
+    from mpifarm.core.row import AttemptRow
     from mpifarm.output.reader import RunFile
     from mpifarm.queue.client import JobSummary, TaskLine
     from mpifarm.reporting.source import Source
@@ -47,15 +49,16 @@ class Following:
         self._extent = self._run.extents
         out.flush()
 
-    def finish(self, out: BinaryIO, number: int) -> None:
-        """The attempt has its row: give the rest. Raises OutputError when that is not what the task wrote."""
-        from mpifarm.output.reader import promised_of
+    def finish(self, out: BinaryIO, number: int) -> AttemptRow:
+        """The attempt has its row: give the rest. Returns the row; raises OutputError when the bytes are not right."""
+        from mpifarm.output.reader import is_whole
 
         self.advance(out)
         row = self._run.attempt(number)
         for stream, read in self._read.items():
-            if read != promised_of(row, stream):
+            if not is_whole(row, stream, *read):
                 raise OutputError(f"run file {self._run.path} is damaged: this is not what the task wrote")
+        return row
 
 
 class Follower:
@@ -134,13 +137,18 @@ class Follower:
     def _conclude(self, outputs: Outputs, line: TaskLine, following: Following | None) -> None:
         if following is not None and following.key == (line.lease, line.task, line.attempt):
             assert line.file_row is not None
-            following.finish(self._out, line.file_row)
+            self._tell_not_kept(line.task, following.finish(self._out, line.file_row))
             return
         self._superseded(line, following)
         for attempt in outputs.recorded(line):
             for stream in self._streams:
                 self._out.writelines(outputs.stream(attempt, stream))
+            self._tell_not_kept(line.task, attempt.row)
         self._out.flush()
+
+    def _tell_not_kept(self, task: int, row: AttemptRow) -> None:
+        for what in not_kept(row, self._streams):
+            self._tell(f"task {task}: {what}")
 
     def _superseded(self, line: TaskLine, following: Following | None) -> None:
         if following is not None:

@@ -22,6 +22,7 @@ from mpifarm.core.row import CAPTURED, CONTENTS, HAS_CONTENTS, ROW, STDOUT, STDO
 from mpifarm.errors import OutputError
 from mpifarm.output import contents, format
 from mpifarm.output.reader import open_run
+from mpifarm.output.sweep import Sweep
 from tests.output.gather import Gatherer, append_seeded, assert_seeded, new_writer
 
 ARRAYS: dict[str, np.ndarray[Any, Any]] = {
@@ -117,6 +118,8 @@ def test_damage_is_told(tmp_path: Path, stream: int) -> None:
     with h5py.File(tmp_path / "run.h5", "r+") as file:
         extent = next(row for row in file["extents"][:] if row["stream"] == stream)
         file["bytes"][extent["position"] + 40] ^= 1
+    with open_run(tmp_path / "run.h5") as run:
+        assert Sweep(run).sound().tolist() == [True, False]
     with open_run(tmp_path / "run.h5") as run, pytest.raises(OutputError, match=r"is damaged|CRC-32 is wrong"):
         attempt = run.attempt(1)
         _ = [file.bytes for file in contents.captured(run, attempt).values()]
@@ -164,6 +167,7 @@ def test_files_of_format_1_are_read(tmp_path: Path) -> None:
     with open_run(path) as run:
         assert_seeded(run, 3, range(20))
         assert (run.attempts(0, 20) == rows).all() and run.attempt(3).flags == 0
+        assert Sweep(run).sound().all()
 
 
 def test_a_cut_stream_is_no_damage_but_damage_of_it_is(tmp_path: Path) -> None:
@@ -179,8 +183,11 @@ def test_a_cut_stream_is_no_damage_but_damage_of_it_is(tmp_path: Path) -> None:
     writer.close()
     with open_run(path) as run:
         assert (b"".join(run.output(0, STDOUT)), b"".join(run.output(1, STDOUT))) == (b"the tail", b"")
+        assert Sweep(run).sound().all()
     with h5py.File(path, "r+") as file:
         file["bytes"][3] ^= 1
+    with open_run(path) as run:
+        assert Sweep(run).sound().tolist() == [False, True]
     with open_run(path) as run, pytest.raises(OutputError, match="is damaged: stdout of job 1 task 1"):
         list(run.output(0, STDOUT))
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import zlib
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from mpifarm.core.messages import Output
@@ -35,6 +35,13 @@ class Scribe:
             row = row._replace(attempt=attempt, extent_lo=extent_lo, extent_hi=self._packer.extent_count, **changes)
             packed_rows += ROW.pack(*row)
         return self._append(packed_rows)
+
+    def left(self, task: int, parts: Sequence[tuple[int, bytes]], **changes: int) -> tuple[AttemptRow, int]:
+        """A task ended that printed nothing and left this on these streams."""
+        for stream, content in parts:
+            self._packer.add((self.lease, task, 1), stream, content)
+        row = _row(self.lease, self.job, task, b"", b"")._replace(extent_hi=self._packer.extent_count, **changes)
+        return self._append(ROW.pack(*row))[0]
 
     def piece(self, task: int, stream: int, content: bytes, *, attempt: int = 1) -> None:
         """What a task that goes on has written meanwhile."""

@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from mpifarm.core.row import STDERR, STDOUT
+from mpifarm.core.row import STDERR, STDOUT, STDOUT_CUT
 from mpifarm.errors import QueueUnreachable
 from mpifarm.queue.client import TaskLine
 from mpifarm.reporting import follow
@@ -190,3 +190,20 @@ def test_a_file_that_cannot_be_read_from_here(stage: Stage) -> None:
     (sentence,), code = stage.play([1])
     assert "/nowhere/run-3.h5" in sentence
     assert code == 5
+
+
+def test_an_output_of_which_only_the_end_is_kept(stage: Stage) -> None:
+    """Nothing is to be seen of it before its end."""
+    stage.running(7)
+
+    def ended() -> None:
+        ((row, number),) = stage.scribe.write({7: (b"the end", b"")}, flags=STDOUT_CUT, stdout_bytes=1000)
+        facts: dict[str, Any] = {"lease": row.lease, "attempt": 1, "file_row": number, "run": 3}
+        stage.stand(a_task(7, state="succeeded", file=str(stage.scribe.path), **facts))
+
+    assert stage.play([7], ended) == Missing([], 0)
+    assert (stage.seen, stage.out.getvalue()) == ([b""], b"the end")
+    told = "task 7: only the end of its stdout was kept, as its job says (submit --keep)"
+    assert stage.told == [told]
+    stage.play([7])
+    assert stage.told == [told, told]
