@@ -102,6 +102,10 @@ class Dispatcher:
         if self.phase is Phase.DONE:
             return []
         actions = self._take_in(event, now)
+        if self.phase is Phase.OPENING and self._run_open and self._file_open:
+            self.phase = Phase.WORKING
+            self._expiring = True
+            actions.append(AskExpire())
         self._watch(now, actions)
         if self.phase is Phase.WORKING:
             if not self._file_stuck:  # what cannot be written must not be started
@@ -188,10 +192,6 @@ class Dispatcher:
                 self._finish(actions)
             case Tick():
                 pass
-        if self.phase is Phase.OPENING and self._run_open and self._file_open:
-            self.phase = Phase.WORKING
-            self._expiring = True
-            actions.append(AskExpire())
         return actions
 
     # --- leaders ---------------------------------------------------------------------------------------------
