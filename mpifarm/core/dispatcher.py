@@ -91,7 +91,8 @@ class Dispatcher:
         self._run_open = self._file_open = False
         self._recording = self._expiring = False
         self._expired_at = self._recorded_at = now
-        self._drain_at = terms.must_end_by - terms.grace_s
+        # Of a short walltime half is for work, however long the grace.
+        self._drain_at = terms.must_end_by - min(terms.grace_s, (terms.must_end_by - now) / 2)
         self._signal_at = self._watch_at = self._recorder_heard_at = now
         self._file_lost = self._file_stuck = False
         self._drain_until = inf
@@ -135,10 +136,7 @@ class Dispatcher:
                 self._recorder_heard_at = now
             case Durable(rank):
                 self._dealer.hear(rank, now)
-                busy_s = self.ledger.busy_s
-                believed = self.ledger.end(event)
-                if believed:
-                    self._leasing.ran(believed, self.ledger.busy_s - busy_s, now)
+                self._leasing.ran(self.ledger.end(event), self.ledger.busy_s, now)
                 self._file_stuck = False
             case Unstarted(rank, spans):
                 if self._dealer.hear(rank, now):
@@ -200,9 +198,9 @@ class Dispatcher:
         """Leaders that fell silent, and a drain that a leader does not answer."""
         if now < self._watch_at:
             return
-        if now >= self._drain_at and self._drain_until == inf and self.phase is not Phase.CLOSING:
-            left = f"the allocation ends in {duration(max(0.0, self._terms.must_end_by - now))}"
-            self._drain(min(self._terms.grace_s, max(0.0, self._terms.must_end_by - now)), left, now, actions)
+        if now >= self._drain_at and self._drain_until == inf:
+            left_s = max(0.0, self._terms.must_end_by - now)
+            self._drain(min(self._terms.grace_s, left_s), "the time of this run is nearly over", now, actions)
         asleep_s = now - self._watch_at
         self._watch_at = now + 1.0  # a look at every leader: not with every event
         if asleep_s > self._limits.leader_beat_s:  # we were frozen, and deaf: the silence may be ours
@@ -315,7 +313,7 @@ class Dispatcher:
         self._drain_until = now + grace_s + self._limits.term_to_kill_s + self._limits.drain_answer_s
         self._holding.give_back_stock()
         running = self.ledger.tasks_out
-        may = "may end" if grace_s == inf else f"have {grace_s:g} s to end"
+        may = "may end" if grace_s == inf else f"have {duration(grace_s)} to end"
         actions.append(Say(f"{why}: nothing new starts; {running:,} dealt tasks {may}"))
         actions.extend(Send(rank, Stop(grace_s)) for rank in self._dealer.ranks)
 

@@ -71,5 +71,5 @@ def left_behind(grant: Grant, cpus_max: int) -> list[str]:
 def duration(seconds: float) -> str:
     """For a line to the person watching: 45 s, 10 min, 2.5 h."""
     if seconds < 120:
-        return f"{seconds:g} s" if seconds < 10 else f"{seconds:.0f} s"
+        return f"{seconds:.2g} s" if seconds < 10 else f"{seconds:.0f} s"
     return f"{seconds / 60:.0f} min" if seconds < 7200 else f"{seconds / 3600:.1f} h"

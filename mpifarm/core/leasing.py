@@ -21,8 +21,9 @@ class Leasing:
     def __init__(self, limits: Limits, now: float) -> None:
         self._limits = limits
         self._rate = Rate(now)
+        self._busy_s = 0.0
         self._ran = 0  # attempts whose durations are known
-        self._ran_s = 0.0  # slot seconds of theirs, forgotten slowly
+        self._ran_s = 0.0  # core seconds of theirs, forgotten slowly
         self._cpus_per_task = 1.0
         self._answer_s = 0.0
         self._asked_at = self._answered_at = self._work_at = now
@@ -33,8 +34,11 @@ class Leasing:
         """The last answer, when it brought nothing and nothing has happened since that may bring something."""
         self.ready_left = 0
 
-    def ran(self, tasks: int, core_s: float, now: float) -> None:
-        """Attempts have ended; together they held cores for so long."""
+    def ran(self, tasks: int, busy_s: float, now: float) -> None:
+        """So many attempts have ended; all that ended so far held cores for `busy_s` core seconds."""
+        core_s, self._busy_s = busy_s - self._busy_s, busy_s
+        if not tasks:
+            return
         self._rate.add(tasks, now)
         if self._ran > 100:
             self._ran, self._ran_s = self._ran // 2, self._ran_s / 2
