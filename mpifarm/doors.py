@@ -170,14 +170,16 @@ class QueueDoor(Door):
             self._persist(partial(self._answer, ask))
 
     def _help_the_heartbeat(self) -> None:
-        """Where the database has no second connection to spare: a run that is not renewed is taken for dead. What it
-        is ordered is for the heartbeat to hear, which would tell it again."""
+        """Where the database has no second connection to spare: a run that is not renewed is taken for dead, and does
+        not hear its orders (which may come twice)."""
         if time.monotonic() - self._heartbeat.renewed_at > self._limits.silent_s / 2:
             self._persist(self._renew)
 
     def _renew(self) -> None:
-        self._queue.renew(self._run)
+        orders = self._queue.renew(self._run)
         self._heartbeat.renewed_at = time.monotonic()
+        if orders:
+            self._post(Ordered(orders))
 
     def _answer(self, ask: Action) -> None:
         match ask:
