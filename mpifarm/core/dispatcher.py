@@ -175,8 +175,8 @@ class Dispatcher:
                 self._lose(rank, f"its launcher ended ({reason})", now, actions)
             case StopAsked():
                 self._stop_asked(event, now, actions)
-            case QueueTrouble(reason, since_s, fatal):
-                self._trouble(reason, since_s, fatal, actions)
+            case QueueTrouble():
+                self._trouble(event, now, actions)
             case FileTrouble(reason, fatal):
                 self._file_stuck = True
                 actions.append(Say(reason))
@@ -276,13 +276,15 @@ class Dispatcher:
             self._recorded_at = now
             actions.append(AskRecord(self.ledger.take()))
 
-    def _trouble(self, reason: str, since_s: float, fatal: bool, actions: list[Action]) -> None:
+    def _trouble(self, trouble: QueueTrouble, now: float, actions: list[Action]) -> None:
         if not self._queue_down_s:
-            actions.append(Say(f"queue: {reason}; running tasks go on, their outcomes are kept"))
-        self._queue_down_s = max(since_s, 1e-9)
+            actions.append(Say(f"queue: {trouble.reason}; running tasks go on, their outcomes are kept"))
+        self._queue_down_s = max(trouble.since_s, 1e-9)
         idle = not self.ledger.tasks_out and not self._holding.stock
-        if fatal or (idle and since_s > self._limits.queue_timeout_s):
-            self._error = (reason, 4)
+        # Told to stop, it waits no longer than its grace and a little more.
+        patient = trouble.since_s <= self._limits.queue_timeout_s and now <= self._drain_until
+        if trouble.fatal or (idle and not patient):
+            self._error = (trouble.reason, 4)
             self._finish(actions)
 
     # --- the end ---------------------------------------------------------------------------------------------

@@ -162,6 +162,17 @@ def test_a_run_gives_up_when_it_has_nothing_left_to_do(farm: Farm, proxy: Proxy,
         assert job.succeeded == 1 and client.misplaced(job.id) == []
 
 
+def test_a_run_told_to_stop_does_not_wait_for_the_queue(farm: Farm, proxy: Proxy, pg_dsn: Dsn) -> None:
+    """No longer than its grace and what it gives its leaders on top."""
+    farm.submit(["sleep 100", "sleep 100"])
+    run = farm.start("run", "--grace", "0s", ranks=2, environ=through(proxy, pg_dsn))
+    wait_for(lambda: farm.report()["tasks"]["running"] == 2, "the tasks")
+    proxy.refuse()
+    run.send_signal(signal.SIGINT)
+    _, said = farm.finish(run, code=4, deadline_s=60)
+    assert "no connection to the queue" in said and "Traceback" not in said
+
+
 @pytest.mark.torture
 def test_a_link_that_stalls_for_good_is_replaced(farm: Farm, proxy: Proxy, pg_dsn: Dsn) -> None:
     """Longer than a run waits for an answer, then longer than a lease, which nobody else is there to take back."""
