@@ -27,6 +27,7 @@ from mpifarm.queue import opened, opening
 from mpifarm.queue.certificates import make_certificate
 from mpifarm.queue.client import Client
 from mpifarm.queue.dsn import Dsn, find_dsn
+from mpifarm.queue.embedded import EmbeddedServer
 from mpifarm.queue.gate import Refused, checked_start
 from tests.fix_farm import Farm, wait_for
 from tests.fix_mpi import ROOT
@@ -378,6 +379,30 @@ def test_status_says_where_since_when_and_who(open_home: Home) -> None:
         assert 0 <= time.time() - since < 3600
     text = open_home.run("status")
     assert "connections of mpifarm" in text and f"open      at {open_home.opened().address}" in text
+
+
+def test_a_server_that_would_let_everybody_in_is_not_opened(home: Home) -> None:
+    """One that an older mpifarm has started and that is in use, so that its rules are still the old ones."""
+    server = EmbeddedServer(home.folder)
+    server.enter()
+    try:
+        (home.folder / "data" / "pg_hba.conf").write_text("local all all trust\n")
+        with psycopg.connect(server.conninfo, autocommit=True) as connection:
+            connection.execute("SELECT pg_reload_conf()")
+
+        def everybody() -> bool:
+            try:
+                psycopg.connect(server.conninfo, user="farm").close()
+            except psycopg.OperationalError as error:
+                return 'role "farm" does not exist' in str(error)  # and not: no password supplied
+            return True
+
+        wait_for(everybody, "the old rules")
+        assert "would let everybody in" in home.run("start", "--listen", "localhost", code=3)
+        assert opening.find_opened(home.environ) is None
+    finally:
+        server.leave()
+    home.start()
 
 
 # --- other hosts ------------------------------------------------------------------------------------------------
