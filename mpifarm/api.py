@@ -103,7 +103,7 @@ class _Readable:
         return b"".join(self.stream(task, STDERR))
 
     def stream(self, task: Task | int, stream: int = STDOUT) -> Iterator[bytes]:
-        """Stdout (1) or stderr (2) in pieces of at most 64 KiB, for outputs larger than memory."""
+        """Stdout (1) or stderr (2) in pieces of at most 256 KiB, for outputs larger than memory."""
         attempt = self._attempt(task)
         return iter(()) if attempt is None else self._outputs.stream(attempt, stream)
 

@@ -62,7 +62,7 @@ class Captured:
         return self._entry.shape
 
     def pieces(self) -> Iterator[bytes]:
-        """The content in pieces of at most 64 KiB. Raises OutputError at the end when it is not what was captured."""
+        """The content in pieces of at most 256 KiB. Raises OutputError at the end when it is not what was captured."""
         size = checksum = 0
         for piece in self._run.part(self._attempt, self._entry.stream, self._entry.offset, self.length):
             size += len(piece)
