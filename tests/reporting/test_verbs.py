@@ -260,6 +260,16 @@ def test_explain_attempt_by_attempt(world: PostgresWorld, say: Typed) -> None:
     assert "it was lost with 1 nodes, its crash limit" in explained(say, "scan.2")
 
 
+def test_explain_several(world: PostgresWorld, say: Typed, say_json: Callable[..., Any]) -> None:
+    world.submit(like_tasks(200), "first")
+    world.submit(like_tasks(1), "second")
+    assert explained(say, "all").count("no run is live") == 2
+    assert [found["name"] for found in say_json("explain", "all")] == ["first", "second"]
+    assert [found["task"] for found in say_json("explain", "first.10-12")] == [10, 11, 12]
+    assert say_json("explain", "last")["name"] == "second"
+    assert "100 tasks at a time" in say("explain", "first.1-101", code=2).err
+
+
 # --- tasks --as-taskfile -----------------------------------------------------------------------------------------
 
 
