@@ -259,6 +259,8 @@ def runs(dsn: str | None, everything: bool, as_json: bool) -> None:
 def explain(job: str, dsn: str | None, as_json: bool) -> None:
     """Why JOB or JOB.17 is not running, who runs it, or what happened to it, attempt by attempt.
 
+    JOB is a name, a number, `last` or `all`; JOB.17 or JOB.10-20 names its tasks.
+
     \b
     Examples:
       mpifarm explain scan

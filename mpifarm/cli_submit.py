@@ -77,7 +77,9 @@ class _Submit(click.Command):
     metavar="N|never",
     help="A task lost with N nodes has failed; else 5.",
 )
-@click.option("--max-fails", type=click.IntRange(0), metavar="N", help="More failed tasks than N stop the job.")
+@click.option(
+    "--max-fails", type=click.IntRange(0, 2**31 - 1), metavar="N", help="More failed tasks than N stop the job."
+)
 @click.option(
     "--keep",
     callback=parsed(parse_keep),

@@ -15,7 +15,7 @@ from operator import itemgetter
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple, TypedDict
 
-from mpifarm.core.model import Part, Shape, TaskText
+from mpifarm.core.model import Limits, Part, Shape, TaskText
 from mpifarm.errors import UsageError
 from mpifarm.units import parse_duration
 
@@ -109,7 +109,7 @@ def wait(job: str, timeout_s: float | None = None, dsn: str | None = None) -> di
     from mpifarm.reporting.lifecycle import choose
     from mpifarm.reporting.waiting import until_ended
 
-    with open_queue(dsn) as queue:
+    with _connect(dsn, Limits().answer_s) as queue:
         return until_ended(queue, choose(queue, job), timeout_s, lambda _: None)
 
 
@@ -128,10 +128,14 @@ def open_queue(dsn: str | None = None) -> Client:
     1
     1
     """
+    return _connect(dsn)
+
+
+def _connect(dsn: str | None, answer_s: float | None = None) -> Client:
     from mpifarm.queue.client import Client
     from mpifarm.queue.dsn import find_dsn
 
-    return Client.connect(find_dsn(dsn, os.environ, Path.cwd()))
+    return Client.connect(find_dsn(dsn, os.environ, Path.cwd()), answer_s)
 
 
 def _request(options: Mapping[str, Any]) -> Request:

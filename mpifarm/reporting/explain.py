@@ -6,13 +6,15 @@ Why no run takes it is `reporting.standing`. Must never import click or mpi4py.
 from __future__ import annotations
 
 import json
+import sys
 import time
-from typing import TYPE_CHECKING
+from collections.abc import Iterator
+from typing import TYPE_CHECKING, cast
 
 from mpifarm.errors import UsageError
 from mpifarm.queue.lines import EVERYTHING
-from mpifarm.reporting.objects import job_object, task_object
-from mpifarm.reporting.report import check_ranges, find
+from mpifarm.reporting.lifecycle import choose
+from mpifarm.reporting.objects import array, job_object, task_object
 from mpifarm.reporting.standing import why_pending
 from mpifarm.reporting.text import ending, telling_line, when
 from mpifarm.units import format_seconds
@@ -22,25 +24,31 @@ if TYPE_CHECKING:
     from mpifarm.queue.lines import Needed, PastAttempt
 
 NEEDS_SHOWN = 20
+TASKS_AT_ONCE = 100
 
 
 def explain(client: Client, selector: str, dsn: str | None, *, as_json: bool) -> None:
-    """Print it. Raises UsageError for more than one task."""
-    job, ranges = find(client, selector, None)
-    check_ranges(job, ranges or [])
-    if ranges is None:
-        title, found, lines = job.name, job_object(job), _of_job(client, job, dsn)
-    else:
-        (lo, hi), *more = ranges
-        if more or hi - lo > 1:
-            raise UsageError(f"one task at a time: mpifarm explain {job.name}.{lo}")
-        (task,) = client.tasks(job.id, ranges=[(lo, hi)])
-        title, found, lines = f"{job.name}.{lo}", task_object(task), _of_task(client, job, task, dsn)
+    """Print it; in JSON an object, or an array where several may be meant. Raises UsageError for too many tasks."""
+    found = list(_each(client, selector, dsn))
     if as_json:
-        print(json.dumps(found | {"why": lines}))
-    else:
-        state = found["state"]
-        print("\n".join([f"{title}: {state}", *(f"  {line}" for line in lines)]))
+        several = selector == "all" or len(found) > 1
+        sys.stdout.writelines(array(facts for _, facts in found) if several else [json.dumps(found[0][1]) + "\n"])
+        return
+    for title, facts in found:
+        lines = cast("list[str]", facts["why"])
+        print("\n".join([f"{title}: {facts['state']}", *(f"  {line}" for line in lines)]))
+
+
+def _each(client: Client, selector: str, dsn: str | None) -> Iterator[tuple[str, dict[str, object]]]:
+    """Every job or task that is meant: what it is called, and its facts with `why`."""
+    for job, ranges in choose(client, selector):
+        if ranges is None:
+            yield job.name, job_object(job) | {"why": _of_job(client, job, dsn)}
+            continue
+        if sum(hi - lo for lo, hi in ranges) > TASKS_AT_ONCE:
+            raise UsageError(f"{TASKS_AT_ONCE} tasks at a time: mpifarm explain {job.name}.{ranges[0][0]}")
+        for task in list(client.tasks(job.id, ranges=ranges)):
+            yield f"{job.name}.{task.task}", task_object(task) | {"why": _of_task(client, job, task, dsn)}
 
 
 def _of_job(client: Client, job: JobSummary, dsn: str | None) -> list[str]:

@@ -14,7 +14,7 @@ from mpifarm.core.model import FailureClass, State
 from mpifarm.errors import UsageError
 from mpifarm.queue.lines import EVERYTHING
 from mpifarm.reporting.objects import array, job_object
-from mpifarm.reporting.report import check_ranges, find, tell
+from mpifarm.reporting.report import check_ranges, find
 from mpifarm.reporting.text import STATES, when
 from mpifarm.reporting.wanted import Ranges
 from mpifarm.units import format_seconds
@@ -92,6 +92,9 @@ def cancel(client: Client, selector: str, *, wait: bool, as_json: bool) -> None:
             told = f"{asked} {'was' if len(done.runs) == 1 else 'were'} asked to end {done.asked:,} more"
             after = f"now {_listed(now)}" if wait else f"it takes seconds (mpifarm wait {selector})"
             sentences.append(f"  {told}: SIGTERM, then SIGKILL; {after}")
+            dead = [str(holding.run) for holding in client.holdings(job.id) if holding.dead]
+            if dead:
+                sentences.append(f"  dead: run {', '.join(dead)} (mpifarm recover cancels what it holds)")
     say(objects, sentences, as_json)
 
 
@@ -99,7 +102,6 @@ def _until_ended(client: Client, job: JobSummary, ranges: Ranges | None) -> None
     pause_s = POLL_S[0]
     while counts_of(client, job, ranges)["running"]:
         if all(holding.dead for holding in client.holdings(job.id)):
-            tell(f"the runs that hold tasks of {job.name} are dead: mpifarm recover takes them back")
             return
         time.sleep(pause_s)
         pause_s = min(1.5 * pause_s, POLL_S[1])

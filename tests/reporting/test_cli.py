@@ -182,7 +182,9 @@ def test_a_reader_that_has_seen_enough_is_no_error(tmp_path: Path) -> None:
 def test_run_options() -> None:
     assert cli.parse_run([]) == RunOptions()
     argv = ["--dsn", "D", "--output", "out", "--grace", "2m", "--exit-code", "--cpus", "8", "--local", "4", "-q"]
-    assert cli.parse_run(argv) == RunOptions("D", Path("out"), 120.0, True, 8, 4, True)
+    assert cli.parse_run(argv) == RunOptions(
+        dsn="D", output=Path("out"), grace_s=120.0, exit_code=True, cpus=8, local=4, quiet=True
+    )
 
 
 def test_run_help_and_mistakes_end_it(capsys: pytest.CaptureFixture[str]) -> None:

@@ -17,7 +17,7 @@ from mpifarm.core.verbs import RunInfo
 from mpifarm.queue import Batch, Return
 from mpifarm.queue.dsn import Dsn
 from mpifarm.queue.lines import Terms
-from tests.queue.worlds import HERE, PostgresWorld, all_ended, ended, like_tasks, one, span
+from tests.queue.worlds import HERE, LEASE_S, PostgresWorld, all_ended, ended, like_tasks, one, span
 from tests.reporting.conftest import Said
 
 pytestmark = pytest.mark.postgres
@@ -150,15 +150,18 @@ def test_the_policy_is_kept_with_the_job(world: PostgresWorld, say: Typed) -> No
 def test_cancel_says_what_was_asked(world: PostgresWorld, say: Typed, say_json: Callable[..., Any]) -> None:
     submitted(say, "a\nb\nc\n[# 3 #] d\n")
     run = a_run(world)
-    block = one(world.queue, run, 1)
+    one(world.queue, run, 1)
     assert say("cancel", "scan.2").out == "scan: 1 task cancelled\n"
     (said,) = say_json("cancel", "scan")
     assert (said["cancelled"], said["asked"], said["runs"]) == (2, 1, [run])
     assert said["now"] == {"waiting": 0, "pending": 0, "running": 1, "succeeded": 0, "failed": 0, "cancelled": 3}
     out = say("cancel", "all").out
     assert f"run {run} was asked to end 1 more: SIGTERM, then SIGKILL; it takes seconds (mpifarm wait all)" in out
-    world.queue.record(run, Batch(all_ended(block), done=[block.lease]))
+    world.pass_time(LEASE_S + 1)
+    assert f"dead: run {run} (mpifarm recover cancels what it holds)" in say("cancel", "scan", "--wait").out
+    assert say_json("recover")[0]["tasks"] == 1
     assert say("cancel", "scan", "--wait").out == "scan: 0 tasks cancelled\n"
+    assert world.counts(world.client.find("scan").id) == {"cancelled": 4}
 
 
 def test_drain(world: PostgresWorld, say: Typed, say_json: Callable[..., Any]) -> None:
@@ -258,6 +261,16 @@ def test_explain_attempt_by_attempt(world: PostgresWorld, say: Typed) -> None:
     row = ended(block, 2, State.FAILED)[0]._replace(failure=FailureClass.LOST, exit_code=0)
     world.queue.record(run, Batch([(row, None, None)], done=[block.lease]))
     assert "it was lost with 1 nodes, its crash limit" in explained(say, "scan.2")
+
+
+def test_explain_several(world: PostgresWorld, say: Typed, say_json: Callable[..., Any]) -> None:
+    world.submit(like_tasks(200), "first")
+    world.submit(like_tasks(1), "second")
+    assert explained(say, "all").count("no run is live") == 2
+    assert [found["name"] for found in say_json("explain", "all")] == ["first", "second"]
+    assert [found["task"] for found in say_json("explain", "first.10-12")] == [10, 11, 12]
+    assert say_json("explain", "last")["name"] == "second"
+    assert "100 tasks at a time" in say("explain", "first.1-101", code=2).err
 
 
 # --- tasks --as-taskfile -----------------------------------------------------------------------------------------
