@@ -290,8 +290,7 @@ class Session:
     def tick(self) -> None:
         """Show how far it is."""
         if self._dispatcher is not None and not self.options.quiet:
-            done, total = self._dispatcher.progress
-            self._progress.show(done, total)
+            self._progress.show(*self._dispatcher.progress)
 
     def end(self, finished: Finished, ended_at: float) -> int:
         """Print how it went, close the queue. Returns the exit code. `ended_at`: Unix seconds."""

@@ -83,6 +83,15 @@ def test_a_run_takes_two_connections_and_lives_with_one(world: PostgresWorld) ->
     assert not [event for _, event in inbox.take() if isinstance(event, QueueTrouble)]
 
 
+def test_the_other_connection_does_not_tell_old_orders_again(world: PostgresWorld) -> None:
+    run = world.queue.open_run(HERE)
+    other = world.queue.another()
+    assert world.client.drain(run)
+    assert other.renew(run) == (DrainRun(False),)
+    assert world.queue.renew(run) == ()
+    other.close()
+
+
 def refuse() -> Any:
     from mpifarm.errors import QueueUnreachable
 

@@ -119,10 +119,11 @@ class Dispatcher:
         return actions
 
     @property
-    def progress(self) -> tuple[int, int]:
-        """(tasks ended in this run, tasks it knows of)."""
+    def progress(self) -> tuple[int, int, str]:
+        """(tasks ended in this run, tasks it knows of, what it does if not simply work)."""
         done = self.ledger.ended.total() - self.ledger.ended[State.RETURNED]
-        return done, done + self.ledger.tasks_out + self._holding.stock + self._leasing.ready_left
+        note = "stopping" if self.phase is Phase.DRAINING else "waiting for work" if self._idleness.waiting else ""
+        return done, done + self.ledger.tasks_out + self._holding.stock + self._leasing.ready_left, note
 
     # --- events ----------------------------------------------------------------------------------------------
 

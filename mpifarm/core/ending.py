@@ -46,6 +46,10 @@ class Idleness:
             return ""
         return "nothing to do; waiting for work" + ("" if patience_s == inf else f" for {duration(patience_s)}")
 
+    @property
+    def waiting(self) -> bool:
+        return self._since is not None
+
     def over(self, now: float) -> bool:
         return self._since is not None and now - self._since >= self._patience_s
 

@@ -146,20 +146,28 @@ class Ledger:
 
     def _believe(self, block: Block, outcome: Outcome) -> None:
         row = outcome[0]
-        state, failure = State(row.state), FailureClass(row.failure)
-        cancelled = self._leases[row.lease].is_cancelled(row.task)
+        state = State(row.state)
         self.begun += 1
         self.busy_s += (row.ended - row.started) * row.cpus
-        if state is State.RETURNED:
-            self._run_again(Return(_again(block, row.task), failure), _cancelled(outcome), cancelled)
-        elif state is State.FAILED and not cancelled and self._runs_again(block, row):
-            self.retried += 1
-            part = Return(_again(block, row.task, fails=1), failure, state, row.exit_code, row.signal)
-            self._returned.append((part, outcome))
-        else:
+        if state is State.SUCCEEDED or not self._returned_instead(block, state, outcome):
             self.ended[state] += 1
             self._batch.outcomes.append(outcome)
         self._resolve(row.lease, 1)
+
+    def _returned_instead(self, block: Block, state: State, outcome: Outcome) -> bool:
+        """Whether the task has not ended with this attempt."""
+        row = outcome[0]
+        cancelled = self._leases[row.lease].is_cancelled(row.task)
+        if state is State.RETURNED:
+            self._run_again(Return(_again(block, row.task), FailureClass(row.failure)), _cancelled(outcome), cancelled)
+            return True
+        if state is State.FAILED and not cancelled and self._runs_again(block, row):
+            self.retried += 1
+            span = _again(block, row.task, fails=1)
+            part = Return(span, FailureClass(row.failure), state, row.exit_code, row.signal)
+            self._returned.append((part, outcome))
+            return True
+        return False
 
     def _runs_again(self, block: Block, row: AttemptRow) -> bool:
         policy = self._policies.get(block.job, Policy())

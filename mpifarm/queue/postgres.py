@@ -49,8 +49,11 @@ class PostgresQueue:
         return cls(Database(dsn, answer_s=Limits().answer_s))
 
     def another(self) -> PostgresQueue:
-        """A second connection to the same queue, for another thread. Raises as `connect`."""
-        return PostgresQueue(self._database.another())
+        """A second connection to the same queue, for another thread. What one has heard of orders the other does not
+        hear again: it may be about tasks that were retried since. Raises as `connect`."""
+        made = PostgresQueue(self._database.another())
+        made._orders_seen = self._orders_seen
+        return made
 
     def close(self) -> None:
         self._database.close()
