@@ -100,16 +100,23 @@ def mpifarm(*arguments: str) -> list[str]:
 
 def one_task(cwd: Path, environ: dict[str, str], tasks: int, rounds: int) -> None:
     """Started and connected, against the output of one task besides; in turn."""
-    chance, started, had = random.Random(1), [], []
+    chance = random.Random(1)
+    started: list[float] = []
+    had: list[float] = []
+    cpu: tuple[list[float], list[float]] = [], []
     for _ in range(rounds):
-        started.append(piped(mpifarm("runs"), cwd, environ)[0])
-        had.append(piped(mpifarm("report", "scan", "--tasks", str(chance.randrange(1, tasks + 1))), cwd, environ)[0])
+        asked = mpifarm("report", "scan", "--tasks", str(chance.randrange(1, tasks + 1)))
+        for command, seconds, used_s in ((mpifarm("runs"), started, cpu[0]), (asked, had, cpu[1])):
+            took, _, used = piped(command, cwd, environ)
+            seconds.append(took)
+            used_s.append(used.ru_utime + used.ru_stime)
     version = statistics.median(piped(mpifarm("--version"), cwd, environ)[0] for _ in range(rounds))
     emit("report", "mpifarm --version", version, "s", rounds=rounds)
     emit("report", "started and connected", statistics.median(started), "s", rounds=rounds)
     emit("report", "one task of all", statistics.median(had), "s", tasks=tasks, rounds=rounds)
     more = statistics.median(had) - statistics.median(started)
-    emit("report", "one task, beyond starting and connecting", more, "s", tasks=tasks, rounds=rounds)
+    more_cpu = round(statistics.median(cpu[1]) - statistics.median(cpu[0]), 3)
+    emit("report", "one task, beyond starting and connecting", more, "s", tasks=tasks, rounds=rounds, cpu_s=more_cpu)
 
 
 def looks(cwd: Path) -> Iterator[tuple[str, list[str]]]:

@@ -10,6 +10,7 @@ from __future__ import annotations
 import time
 import zlib
 from collections.abc import Callable, Iterator, Sequence
+from itertools import count
 from typing import TYPE_CHECKING, BinaryIO
 
 from mpifarm.core.model import Limits
@@ -26,6 +27,8 @@ if TYPE_CHECKING:
 READ_EVERY_S = 0.2
 READS_PER_LOOK = 5
 """The queue is asked once for so many looks into the file."""
+LOOKS_PER_RUN = 10
+"""And once for so many looks at the task, whether its run is alive."""
 
 
 class Following:
@@ -77,6 +80,7 @@ class Follower:
         self._streams, self._out = streams, out
         self._tell, self._pause = tell, pause
         self._unreachable_s = 0.0
+        self._dead: set[int] = set()
 
     def follow(self, tasks: Iterator[int]) -> Missing:
         """All of their output; returns when the last has its outcome. Raises QueueError."""
@@ -92,12 +96,14 @@ class Follower:
     def _follow(self, outputs: Outputs, task: int) -> None:
         following: Following | None = None
         waiting = False
-        while True:
+        for look in count():
             line = self._look(task)
             if line is not None:
                 if line.state in FINAL:
                     self._conclude(outputs, line, following)
                     return
+                if look % LOOKS_PER_RUN == LOOKS_PER_RUN - 1:
+                    self._mind_run(line)
                 following = self._attempt(outputs, line, following)
                 if following is None and not waiting:
                     waiting = True
@@ -106,6 +112,14 @@ class Follower:
                 if following is not None:
                     following.advance(self._out)
                 self._pause(READ_EVERY_S)
+
+    def _mind_run(self, line: TaskLine) -> None:
+        """Say once of a run that it is dead: nothing more will come of this attempt."""
+        if line.run is None or line.run in self._dead or line.state != "running":
+            return
+        if any(run.id == line.run and not run.live for run in self._client.runs(self._job.id)):
+            self._dead.add(line.run)
+            self._tell(f"run {line.run} is dead: task {line.task} waits for the next run, or for mpifarm recover")
 
     def _look(self, task: int) -> TaskLine | None:
         """How the task stands; None while the database does not answer, which may be for a while."""

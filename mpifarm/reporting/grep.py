@@ -7,7 +7,7 @@ memory stays flat whatever a task wrote.
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from typing import TYPE_CHECKING, BinaryIO
 
 from mpifarm.reporting.outputs import Attempt, Choice, Missing, Outputs, each_attempt
@@ -38,16 +38,21 @@ class Searching:
         self._search, self._streams, self._out = pattern.search, streams, out
         self._found = False
 
-    def plain(self, task: int, texts: Iterable[Iterable[bytes | memoryview]]) -> None:
-        """Of a task: the pieces of each stream."""
-        for pieces in texts:
-            for text in lines_of(pieces):
-                if self._search(text):
-                    self._found = True
-                    self._out.write(b"%d: %s\n" % (task, text))
+    def plain(self, tasks: Sequence[int], texts: Iterable[Iterable[Iterable[bytes | memoryview]]]) -> None:
+        """Of each task, the pieces of each stream."""
+        for task, text in zip(tasks, texts):
+            for pieces in text:
+                self._look(task, pieces)
 
     def careful(self, outputs: Outputs, line: TaskLine, attempt: Attempt) -> None:
-        self.plain(line.task, (outputs.stream(attempt, stream) for stream in self._streams))
+        for stream in self._streams:
+            self._look(line.task, outputs.stream(attempt, stream))
+
+    def _look(self, task: int, pieces: Iterable[bytes | memoryview]) -> None:
+        for line in lines_of(pieces):
+            if self._search(line):
+                self._found = True
+                self._out.write(b"%d: %s\n" % (task, line))
 
     def judged(self, missing: Missing) -> Missing:
         """The code is 1 when nothing was found, as of grep; that of damaged or lost outputs comes first."""

@@ -22,7 +22,6 @@ if TYPE_CHECKING:
 FINAL = ("succeeded", "failed", "cancelled")
 
 _FILES_OPEN_MAX = 16
-_WRITTEN_AT_ONCE = 256 << 10
 
 
 class Absent(FarmError):
@@ -183,26 +182,14 @@ def write_outputs(
 
 
 class Pouring:
-    """Writes outputs one after the other: those of a task as they are in memory, gathered, and those of an attempt."""
+    """Writes outputs one after the other: those of tasks as they are in memory, and those of an attempt."""
 
     def __init__(self, streams: tuple[int, ...], out: BinaryIO) -> None:
         self._streams, self._out = streams, out
-        self._gathered: list[memoryview] = []
-        self._size = 0
 
-    def plain(self, _task: int, texts: Sequence[Sequence[memoryview]]) -> None:
-        for pieces in texts:
-            for piece in pieces:
-                self._gathered.append(piece)
-                self._size += len(piece)
-        if self._size >= _WRITTEN_AT_ONCE:
-            self.flush()
+    def plain(self, _tasks: Sequence[int], texts: Sequence[Sequence[Sequence[memoryview]]]) -> None:
+        self._out.write(b"".join(piece for text in texts for pieces in text for piece in pieces))
 
     def careful(self, outputs: Outputs, _line: TaskLine, attempt: Attempt) -> None:
-        self.flush()
         for stream in self._streams:
             self._out.writelines(outputs.stream(attempt, stream))
-
-    def flush(self) -> None:
-        gathered, self._gathered, self._size = self._gathered, [], 0
-        self._out.write(b"".join(gathered))

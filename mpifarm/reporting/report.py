@@ -130,9 +130,7 @@ def _stream(client: Source, job: JobSummary, wanted: Wanted, out: BinaryIO) -> M
 
     if wanted.pattern is None:
         pouring = Pouring(wanted.streams, out)
-        missing = Streaming(client, job, Way(pouring.plain, pouring.careful, wanted.streams)).go(wanted.ranges)
-        pouring.flush()
-        return missing
+        return Streaming(client, job, Way(pouring.plain, pouring.careful, wanted.streams)).go(wanted.ranges)
     searching = Searching(wanted.pattern, wanted.streams, out)
     missing = Streaming(client, job, Way(searching.plain, searching.careful, wanted.streams)).go(wanted.ranges)
     return searching.judged(missing)

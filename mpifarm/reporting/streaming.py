@@ -1,15 +1,15 @@
 """Outputs of many tasks at the price of arrays: what `outputs` does task by task, for the plain ones among them.
 
-Plain is a task with an outcome, whose row is as it was recorded, with everything kept and its extents side by side:
-nearly all. Whatever is not, or turns out to be damaged, is served the careful way, in its place among the others. Must
-never import click, h5py or mpi4py.
+Plain is a task with an outcome, whose row is as it was recorded, with everything kept, not large, and its extents side
+by side: nearly all. Whatever is not, or turns out to be damaged, is served the careful way, in its place among the
+others. Must never import click, h5py or mpi4py.
 """
 
 from __future__ import annotations
 
-import zlib
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import TYPE_CHECKING, Any, NamedTuple
+from zlib import crc32
 
 import numpy as np
 
@@ -30,16 +30,21 @@ WINDOW_TASKS = 1 << 14
 EXTENTS_MAX = 1 << 17
 """Extents looked at for the tasks of a window; more, and they lie too far apart for this."""
 OWN_EXTENTS_MAX = 64
+OWN_BYTES_MAX = 128 << 10
+"""What a task wrote; more is not held in memory at once."""
+BATCH_TASKS = 128
 
 Array = np.ndarray[Any, Any]
 Pieces = list[memoryview]
+Texts = list[list[Pieces]]
+"""By task, by stream."""
 Give = Callable[[Outputs, "TaskLine", Attempt], None]
 
 
 class Way(NamedTuple):
-    """What to do with outputs: `plain` with the bytes of a task, a list per stream; `careful` with an attempt."""
+    """What to do with outputs: `plain` with the bytes of tasks, `careful` with an attempt."""
 
-    plain: Callable[[int, Sequence[Pieces]], None]
+    plain: Callable[[Sequence[int], Texts], None]
     careful: Give
     streams: tuple[int, ...]
 
@@ -68,14 +73,11 @@ class Streaming:
         at = lo
         for places in self._source.places(self._job.id, lo, hi):
             for part in _runs(places):
-                for task, texts in self._of_run(outputs, part):
-                    if task > at:
-                        self._careful(outputs, at, task, states)
-                    if texts is None:
-                        self._careful(outputs, task, task + 1, states)
-                    else:
-                        self._way.plain(task, texts)
-                    at = task + 1
+                for tasks, texts in self._of_run(outputs, part):
+                    if tasks[0] > at:
+                        self._careful(outputs, at, tasks[0], states)
+                    self._way.plain(tasks, texts)
+                    at = tasks[-1] + 1
         if at < hi:
             self._careful(outputs, at, hi, states)
 
@@ -83,18 +85,17 @@ class Streaming:
         lines = self._source.tasks(self._job.id, ranges=[(lo, hi)], states=states)
         serve(lines, outputs, Outputs.recorded, self._way.careful, self._way.streams, self._unanswered)
 
-    def _of_run(self, outputs: Outputs, places: Array) -> Iterator[tuple[int, Sequence[Pieces] | None]]:
-        """Each task of the places, in order, with its texts; None: it takes more care."""
+    def _of_run(self, outputs: Outputs, places: Array) -> Iterator[tuple[list[int], Texts]]:
+        """Tasks of the places that follow each other, with their texts; those left out take more care."""
         path = self._paths.get(RunId(int(places["run"][0])))
+        if path is None:
+            return
         try:
-            if path is None:
-                raise OutputError("no file")
             run = outputs.file(path)
             if int(places["row"].max()) >= run.rows:
                 run.refresh()
             found = _Plain(run, self._job.id, places, self._way.streams)
         except OutputError:
-            yield from ((task, None) for task in places["task"].tolist())
             return
         yield from found.texts()
 
@@ -109,10 +110,13 @@ class _Plain:
 
     def __init__(self, run: RunFile, job: int, places: Array, streams: tuple[int, ...]) -> None:
         self._pool: Pool = run.pool
+        self._size = run.pool.chunk_bytes
+        self._held, self._chunk = -1, memoryview(b"")
         self._tasks = places["task"].tolist()
         rows, right = held_against(run, job, places)
         self._fine = right & (rows["flags"] == 0)
         self._fine &= rows["extent_hi"] - rows["extent_lo"] <= OWN_EXTENTS_MAX
+        self._fine &= (rows["stdout_bytes"] <= OWN_BYTES_MAX) & (rows["stderr_bytes"] <= OWN_BYTES_MAX)
         wrote = self._fine & (rows["extent_hi"] > rows["extent_lo"])
         lo = int(rows["extent_lo"][wrote].min(initial=run.extents))
         hi = min(int(rows["extent_hi"][wrote].max(initial=0)), run.extents)
@@ -141,34 +145,50 @@ class _Plain:
         positions, lengths = extents["position"][order].tolist(), extents["length"][order].tolist()
         return begins.tolist(), positions, lengths, rows[names[1]].tolist()
 
-    def texts(self) -> Iterator[tuple[int, Sequence[Pieces] | None]]:
-        size, crc32, pool = self._pool.chunk_bytes, zlib.crc32, self._pool
-        held, chunk = -1, memoryview(b"")
+    def texts(self) -> Iterator[tuple[list[int], Texts]]:
+        """Tasks that follow each other, with their texts."""
         fine = self._fine.tolist()
+        tasks: list[int] = []
+        texts: Texts = []
         for number, task in enumerate(self._tasks):
-            if not fine[number]:
-                yield task, None
-                continue
-            texts: list[Pieces] | None = []
-            for begins, positions, lengths, checksums in self._streams:
-                pieces: Pieces = []
-                checksum = 0
-                for at in range(begins[number], begins[number + 1]):
-                    position, end = positions[at], positions[at] + lengths[at]
-                    while position < end:
-                        wanted, offset = divmod(position, size)
-                        if wanted != held:
-                            try:
-                                held, chunk = wanted, memoryview(pool.chunk(wanted))
-                            except OutputError:
-                                held, chunk, end = -1, memoryview(b""), position
-                                break
-                        piece = chunk[offset : offset + end - position]
-                        checksum = crc32(piece, checksum)
-                        pieces.append(piece)
-                        position += len(piece)
-                if checksum != checksums[number] or texts is None:
-                    texts = None
-                    break
-                texts.append(pieces)
-            yield task, texts
+            text = self._text(number) if fine[number] else None
+            if tasks and (text is None or task != tasks[-1] + 1 or len(tasks) == BATCH_TASKS):
+                yield tasks, texts
+                tasks, texts = [], []
+            if text is not None:
+                tasks.append(task)
+                texts.append(text)
+        if tasks:
+            yield tasks, texts
+
+    def _text(self, number: int) -> list[Pieces] | None:
+        """Of one task, by stream; None when it is damaged."""
+        size = self._size
+        text: list[Pieces] = []
+        for begins, positions, lengths, checksums in self._streams:
+            pieces: Pieces = []
+            checksum = 0
+            for at in range(begins[number], begins[number + 1]):
+                position, length = positions[at], lengths[at]
+                while length:
+                    wanted, offset = divmod(position, size)
+                    if wanted != self._held and not self._hold(wanted):
+                        return None
+                    piece = self._chunk[offset : offset + length]
+                    checksum = crc32(piece, checksum)
+                    pieces.append(piece)
+                    position += len(piece)
+                    length -= len(piece)
+            if checksum != checksums[number]:
+                return None
+            text.append(pieces)
+        return text
+
+    def _hold(self, number: int) -> bool:
+        """Take a chunk in hand; False when it cannot be read."""
+        try:
+            self._chunk = memoryview(self._pool.chunk(number))
+        except OutputError:
+            return False
+        self._held = number
+        return True

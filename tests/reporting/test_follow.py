@@ -80,6 +80,17 @@ def test_from_pending_to_its_outcome(stage: Stage) -> None:
     assert stage.told == ["task 17 of scan is pending: waiting for its output"]
 
 
+def test_a_dead_run_is_told_once(stage: Stage, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(follow, "LOOKS_PER_RUN", 2)
+    stage.running(17)
+    stage.client.all_runs = [a_run(3, file=str(stage.scribe.path), live=False)]
+    stage.scribe.piece(17, STDOUT, b"one\n")
+    rest: list[Step] = [lambda: None] * 5
+    stage.play([17], *rest, lambda: stage.recorded(17, b"one\n"))
+    assert stage.out.getvalue() == b"one\n"
+    assert stage.told == ["run 3 is dead: task 17 waits for the next run, or for mpifarm recover"]
+
+
 def test_what_is_over_is_given_at_once(stage: Stage) -> None:
     stage.scribe.piece(3, STDOUT, b"done\n")
     stage.recorded(3, b"done\n")
