@@ -167,7 +167,6 @@ class Output:
     extents: bytes
     chunks: tuple[tuple[bool, bytes | memoryview], ...]
     tails: dict[tuple[LeaseId, int], bytes]
-    log: tuple[tuple[float, str], ...] = ()
     cells: tuple[tuple[bool, int, int], ...] = ()
 
     @property

@@ -122,7 +122,7 @@ def serve(shared: Arena, link_fd: int, guard_fd: int) -> None:
     setup = messages.pop(0)
     assert isinstance(setup, Setup), setup
     _use_cpus(setup.cpus, link)
-    _allow_files(4 * setup.slots + 64)
+    _allow_files(6 * setup.slots + 64)  # pipes, and two spools each (see `holding`)
     Watch(link, setup, shared, _signal_fd(signal.SIGCHLD), guard_fd).run(messages)
 
 

@@ -90,7 +90,7 @@ class Writer:
         return self._counts[ATTEMPTS]
 
     def append(self, output: Output) -> Appended:
-        """Append a message, its log as events too. It is durable after `sync`. When it fails, try the same again."""
+        """Append a message. It is durable after `sync`. When it fails, try the same again."""
         self._need_room(output.size)
         first_extent, first_row = self.extents, self.rows
         extents = np.frombuffer(output.extents, EXTENT_TYPE).copy()
@@ -104,13 +104,11 @@ class Writer:
             self._write_chunks(output.chunks)
             self._write_rows(EXTENTS, extents)
             self._write_rows(ATTEMPTS, rows)
-            self._write_rows(EVENTS, _events(output.log))
 
         self._perform("append to", write)
         self._counts[BYTES] += len(output.chunks) * CHUNK_BYTES
         self._counts[EXTENTS] += len(extents)
         self._counts[ATTEMPTS] += len(rows)
-        self._counts[EVENTS] += len(output.log)
         return Appended(first_row, rows.tobytes())
 
     def events(self, events: Sequence[tuple[float, str]]) -> None:

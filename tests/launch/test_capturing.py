@@ -104,6 +104,8 @@ def test_hostile_directories(node: OneNode) -> None:
         "mkfifo a.npy; ln -s /etc/shadow b.npy; ln -s /dev/zero c.npy; mkdir d.npy; ln -s /etc e; ln -s . loop;"
         " touch g.npy; chmod 0 g.npy; ln -s nowhere h.npy; ln never-mind i.npy"
     )
+    node.run("true")
+    descriptors = len(os.listdir(f"/proc/{node.launcher.pid}/fd"))
     started = time.monotonic()
     files, notes = capture(node, command, "*.npy", "d.npy", "e/passwd", "loop/loop/*.npy", "a.npy/x", "**/b.npy")
     assert time.monotonic() - started < 20
@@ -121,6 +123,7 @@ def test_hostile_directories(node: OneNode) -> None:
         "a.npy: a named pipe, not followed",
     ):
         assert sentence in said
+    assert len(os.listdir(f"/proc/{node.launcher.pid}/fd")) == descriptors
     server.close()
 
 
@@ -200,6 +203,7 @@ def test_a_rank_that_does_not_listen_stops_the_taking(node: OneNode) -> None:
     node.wait([task], 60)
     ended = node.ended[task]
     assert (ended.state, ended.failure) == (State.RETURNED, FailureClass.WALLTIME)
+    assert not position(), "the file is closed"
     assert "the run ended while the files were taken" in taken(node, task)[1].notes
 
 

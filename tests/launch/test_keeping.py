@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import os
+import resource
 import tempfile
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -106,3 +108,15 @@ def test_a_keep_that_a_newer_mpifarm_knows_loses_nothing(node: OneNode) -> None:
     assert node.ended[task].stdout == b"kept\n"
     node.until(lambda: node.log)
     assert "'compressed': write all, failed" in node.log[0]
+
+
+def test_every_slot_may_hold_a_spool(make_node: Callable[..., OneNode]) -> None:
+    """More files than an ordinary limit allows; the tasks after them are started all the same."""
+    node = make_node(250)
+    limit = resource.prlimit(node.launcher.pid, resource.RLIMIT_NOFILE)
+    assert limit[0] >= 6 * 250
+    talk = "head -c 100000 /dev/zero; head -c 100000 /dev/zero >&2; sleep 1; exit 1"
+    first = node.start(*[talk] * 250, policy=Policy(keep="failed"))
+    node.wait(range(first, first + 250), 120)
+    for task in range(first, first + 250):
+        assert (len(node.ended[task].stdout), len(node.ended[task].stderr)) == (100_000, 100_000)

@@ -62,13 +62,13 @@ class Gatherer:
         self.piece(key, STDERR, err)
         self.end(key)
 
-    def message(self, log: tuple[tuple[float, str], ...] = ()) -> Output:
+    def message(self) -> Output:
         extents, chunks, _ = self._packer.take()
         self._open = {
             key: (-(self._known + 1) if lo >= 0 else lo, streams) for key, (lo, streams) in self._open.items()
         }
         rows, self._rows = b"".join(self._rows), []
-        return Output(self.rank, rows, extents, chunks, {}, log)
+        return Output(self.rank, rows, extents, chunks, {})
 
     def written(self, extents: int) -> None:
         self._known = extents

@@ -109,7 +109,7 @@ def test_appended_rows_and_the_file_hold_absolute_extents(tmp_path: Path) -> Non
 def test_attributes_nodes_and_events(tmp_path: Path) -> None:
     writer = new_writer(tmp_path / "run.h5")
     writer.events([(1.5, "leader 3 lost"), (2.0, "ä" * 200)])
-    writer.append(Gatherer().message(log=((3.0, "a core could not be used"),)))
+    writer.events([(3.0, "a core could not be used")])
     writer.close()
     writer.close()
     with open_run(writer.path) as run:
