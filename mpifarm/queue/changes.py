@@ -81,11 +81,6 @@ class Changes:
         done = 0
         with self._database.using() as connection:
             for lo, hi in ranges:
-                if never_began:
-                    with connection.transaction():
-                        connection.execute(SQL["lock_job"], {"job": job})
-                        done += _number(connection, SQL["revive"], {"job": job, "lo": lo, "hi": hi})
-                        done += _wake(connection, job, lo, hi)
                 start = lo
                 while start < hi:
                     with connection.transaction():
@@ -100,6 +95,11 @@ class Changes:
                     if tasks < SLICE_TASKS:
                         break
                     start = last + 1
+                if never_began:  # after their parents, because of whom they may have been cancelled
+                    with connection.transaction():
+                        connection.execute(SQL["lock_job"], {"job": job})
+                        done += _number(connection, SQL["revive"], {"job": job, "lo": lo, "hi": hi})
+                        done += _wake(connection, job, lo, hi)
         return done
 
     def rerun(self, job: JobId, *, ranges: Ranges = EVERYTHING) -> int:
@@ -200,14 +200,14 @@ def _lock(connection: Connection, job: JobId) -> None:
 
 def _wake(connection: Connection, job: JobId, lo: int, hi: int) -> int:
     """After tasks [lo, hi) were retried: what was cancelled because of them waits again, and whatever waits is looked
-    at. Returns the number of tasks that were cancelled and wait again."""
+    at. Returns the number of tasks that were cancelled and wait again, less those that are cancelled once more."""
     span = {"job": job, "lo": lo, "hi": hi}
     row = connection.execute(SQL["revive_dependants"], span).fetchone()
     assert row is not None
     revived, gates = row
     own = [gate for (gate,) in connection.execute(SQL["gates_of_job"], span)]
-    settle(connection, judge(connection, [*gates, *own]))
-    return int(revived)
+    doomed = judge(connection, [*gates, *own])
+    return int(revived) - sum(end - first for _, first, end in doomed) - settle(connection, doomed)
 
 
 def _number(connection: Connection, statement: bytes, values: dict[str, object]) -> int:

@@ -12,7 +12,7 @@ import psycopg
 from psycopg.errors import UniqueViolation
 
 from mpifarm.core.job import JobText, Policy
-from mpifarm.core.model import Block, FailureClass, JobId, LeaseId, Limits, RunId, Shape, State, TaskText
+from mpifarm.core.model import Block, FailureClass, JobId, LeaseId, Limits, RunId, Shape, Span, State, TaskText
 from mpifarm.core.row import AttemptRow, output_checksum
 from mpifarm.core.verbs import Batch, CancelTasks, DrainRun, Grant, Order, Return, RunInfo
 from mpifarm.errors import QueueError, QueueUnreachable
@@ -21,7 +21,14 @@ from mpifarm.queue.connection import Connection, Database
 from mpifarm.queue.dsn import Dsn
 from mpifarm.queue.liveness import process_started
 from mpifarm.queue.ranges import RANGES_MAX, SILENT_S, check_batch, merged
-from mpifarm.queue.settling import gates_behind, judge, ranges_of, settle, stop_where_too_many_failed
+from mpifarm.queue.settling import (
+    end_what_was_asked,
+    gates_behind,
+    judge,
+    ranges_of,
+    settle,
+    stop_where_too_many_failed,
+)
 from mpifarm.queue.statements import queries
 from mpifarm.queue.taking_back import dead_runs, put_back
 
@@ -174,37 +181,41 @@ class PostgresQueue:
         }
         try:
             with self._database.using() as connection:
-                held = self._write(connection, values, batch)
+                held = self._write(connection, values, batch, [part.span for part in returned])
                 self._record_lost = False
                 return self._late(connection, batch, returned, leases.difference(held))
         except QueueUnreachable:
             self._record_lost = True
             raise
 
-    def _write(self, connection: Connection, values: dict[str, Any], batch: Batch) -> list[int]:
-        """Send a batch, which may have been sent before. Returns the leases that it named and that still are."""
+    def _write(self, connection: Connection, values: dict[str, Any], batch: Batch, back: list[Span]) -> list[int]:
+        """Send a batch, which may have been sent before; `back`: what it puts back. Returns the leases that it named
+        and that still are."""
         resolved = ranges_of((row.job, row.task) for row, _, _ in batch.outcomes)
         never = (part.span for part in batch.returned if part.failure is FailureClass.CANCELLED)
         resolved += [(span.job, span.lo, span.hi) for span in never]
         failed = {row.job for row, _, _ in batch.outcomes if row.state == State.FAILED}
+
+        def follow(recorded: psycopg.Cursor[tuple[Any, ...]], gates: list[int]) -> list[int]:
+            given: dict[int, float] = dict(recorded)
+            settle(connection, judge(connection, gates))
+            end_what_was_asked(connection, values["run"], back, given)
+            stop_where_too_many_failed(connection, failed)
+            return list(given)
+
         if not self._record_lost:
             try:
                 with _pipeline(connection), connection.transaction():
-                    recorded = connection.execute(_RECORD_NEW, values, prepare=True)
-                    gates = gates_behind(connection, resolved)
-                    settle(connection, judge(connection, gates))
-                    stop_where_too_many_failed(connection, failed)
-                    return [lease for (lease,) in recorded]
+                    return follow(
+                        connection.execute(_RECORD_NEW, values, prepare=True), gates_behind(connection, resolved)
+                    )
             except UniqueViolation:
                 pass
         # What was recorded before may have been taken back meanwhile by a retry, which locks the leases as well: the
         # statement after the locks sees one or the other.
         with connection.transaction():
             connection.execute(SQL["lock_named_leases"], {"leases": values["leases"]})
-            held = [lease for (lease,) in connection.execute(SQL["record"], values)]
-            settle(connection, resolved)
-            stop_where_too_many_failed(connection, failed)
-            return held
+            return follow(connection.execute(SQL["record"], values), gates_behind(connection, resolved))
 
     def _late(
         self, connection: Connection, batch: Batch, returned: list[Return], gone: set[LeaseId]

@@ -8,10 +8,10 @@ its own outcomes are written, and looks in a statement after that, which sees wh
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 
-from mpifarm.core.model import JobId, RunId
-from mpifarm.queue.arrays import Int4s, Int8s
+from mpifarm.core.model import JobId, RunId, Span
+from mpifarm.queue.arrays import Float8s, Int4s, Int8s
 from mpifarm.queue.connection import Connection
 from mpifarm.queue.statements import queries
 
@@ -32,10 +32,14 @@ def ranges_of(ended: Iterable[tuple[int, int]]) -> list[Resolved]:
     return ranges
 
 
-def settle(connection: Connection, resolved: Sequence[Resolved]) -> None:
-    """Release or cancel what waited for these tasks, and what waited for what that cancels. Inside a transaction."""
+def settle(connection: Connection, resolved: Sequence[Resolved]) -> int:
+    """Release or cancel what waited for these tasks, and what waited for what that cancels. Inside a transaction.
+    Returns the number of tasks cancelled."""
+    tasks = 0
     while resolved:
         resolved = judge(connection, gates_behind(connection, resolved))
+        tasks += sum(hi - lo for _, lo, hi in resolved)
+    return tasks
 
 
 def gates_behind(connection: Connection, resolved: Sequence[Resolved]) -> list[int]:
@@ -68,14 +72,41 @@ def cancel(
 ) -> tuple[int, list[RunId]]:
     """Cancel what waits or is ready, and ask the runs that hold others to end them. Returns the number of tasks
     cancelled by that, and the runs. Inside a transaction."""
+    # A record under way may be returning a task to `ready`: it is waited for, and one that waits for us will look
+    # for what we ask (see `end_what_was_asked`).
+    connection.execute(SQL["lock_job_leases"], {"job": job})
     tasks, runs = 0, set[RunId]()
     for lo, hi in ranges:
-        span = {"job": job, "lo": lo, "hi": hi, "because_job": because_job}
-        row = connection.execute(SQL["cancel"], span).fetchone()
-        assert row is not None
-        tasks += row[0]
+        tasks += cancel_unleased(connection, job, (lo, hi), because_job)
         # A statement of its own: it must see the lease that one had to wait for.
-        runs.update(run for (run,) in connection.execute(SQL["ask_to_cancel"], span))
-        if row[0]:
-            settle(connection, [(job, lo, hi)])
+        runs.update(run for (run,) in connection.execute(SQL["ask_to_cancel"], {"job": job, "lo": lo, "hi": hi}))
     return tasks, sorted(runs)
+
+
+def cancel_unleased(
+    connection: Connection, job: JobId, tasks: tuple[int, int], because_job: JobId | None = None
+) -> int:
+    """Cancel those of tasks [lo, hi) that wait or are ready, and what waits for them to succeed. Returns how many."""
+    lo, hi = tasks
+    row = connection.execute(SQL["cancel"], {"job": job, "lo": lo, "hi": hi, "because_job": because_job}).fetchone()
+    assert row is not None
+    if row[0]:
+        settle(connection, [(job, lo, hi)])
+    return int(row[0])
+
+
+def end_what_was_asked(connection: Connection, run: RunId, spans: Sequence[Span], given: Mapping[int, float]) -> None:
+    """After a record that put `spans` back: those that people asked the run to end meanwhile must not begin again.
+    `given`: when their leases were, in Unix seconds; what was asked before was about earlier ones."""
+    known = [span for span in spans if span.lease in given]
+    if not known:
+        return
+    values = {
+        "run": run,
+        "job": Int4s([span.job for span in known]),
+        "lo": Int4s([span.lo for span in known]),
+        "hi": Int4s([span.hi for span in known]),
+        "given": Float8s([given[span.lease] for span in known]),
+    }
+    for job, lo, hi in connection.execute(SQL["asked_of"], values).fetchall():
+        cancel_unleased(connection, job, (lo, hi))

@@ -9,7 +9,7 @@ from mpifarm.core.model import RunId
 from mpifarm.queue.arrays import Int4s, Int8s
 from mpifarm.queue.connection import Connection
 from mpifarm.queue.liveness import surely_gone
-from mpifarm.queue.settling import cancel
+from mpifarm.queue.settling import cancel_unleased
 from mpifarm.queue.statements import queries
 
 SQL = queries()
@@ -35,5 +35,5 @@ def put_back(connection: Connection, runs: list[RunId], *, waiting: bool = False
     for run, job, lo, hi in connection.execute(SQL["requests"], {"runs": Int4s(runs)}).fetchall():
         for of_run, of_job, first, end in left:
             if (of_run, of_job) == (run, job) and first < hi and lo < end:
-                cancel(connection, job, [(max(lo, first), min(hi, end))])
+                cancel_unleased(connection, job, (max(lo, first), min(hi, end)))
     return sum(end - first for _, _, first, end in left)

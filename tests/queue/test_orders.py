@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Iterator
 from dataclasses import replace
 
@@ -13,6 +14,7 @@ from mpifarm.core.verbs import CancelTasks, DrainRun
 from mpifarm.queue import Batch, Return
 from mpifarm.queue.dsn import Dsn
 from mpifarm.queue.lines import Cancelled, Terms
+from tests.fix_farm import wait_for
 from tests.queue.worlds import HERE, LEASE_S, PostgresWorld, ended, lease, like_tasks, one, span
 
 pytestmark = pytest.mark.postgres
@@ -176,3 +178,40 @@ def test_cancel_of_ten_million_is_one_order(world: PostgresWorld) -> None:
         lease(world.queue, run, 1000)
     assert world.client.cancel(JobId(job)) == Cancelled(30_000, 20_000, (run,))
     assert len(world.queue.renew(run)) == 1
+
+
+@pytest.mark.parametrize("first", ["cancel", "record"])
+def test_a_cancel_and_a_return_of_the_same_task_at_once(world: PostgresWorld, pg_dsn: Dsn, first: str) -> None:
+    """Whichever commits first: what the record puts back does not begin again."""
+    job = world.submit(like_tasks(10))
+    run = world.queue.open_run(HERE)
+    block = one(world.queue, run)
+    again = Return(span(block, 3, 6)._replace(fails=1), FailureClass.EXIT, State.FAILED, exit_code=1)
+    batch = Batch([ended(block, 1)], [again])
+    other = PostgresWorld(pg_dsn)
+    calls = {
+        "cancel": lambda here: here.client.cancel(job, ranges=[(4, 9)]),
+        "record": lambda here: here.queue.record(run, batch),
+    }
+    second = "record" if first == "cancel" else "cancel"
+    owner = world.client if first == "cancel" else world.queue
+    with owner._database.using() as held:  # type: ignore[attr-defined]
+        held.execute("BEGIN")
+        calls[first](world)
+        thread = threading.Thread(target=calls[second], args=(other,))
+        thread.start()
+        query = "SELECT count(*) FROM pg_stat_activity WHERE wait_event_type = 'Lock' AND datname = current_database()"
+        wait_for(lambda: world.plain.execute(query).fetchone() == (1,), "the second to wait for the first")
+        held.execute("COMMIT")
+    thread.join(30)
+    other.close()
+    world.check()
+    assert world.counts(job) == {"succeeded": 1, "pending": 1, "cancelled": 2, "running": 6}
+    # What was asked is over with its lease: by hand they run again, and another return leaves them ready.
+    assert world.client.retry(job) == 2
+    later = one(world.queue, run, 1)
+    assert (later.lo, later.hi) == (3, 4)
+    (fourth, *_) = lease(world.queue, run).blocks
+    lost = Return(span(fourth, 4, 5), FailureClass.LOST)
+    world.queue.record(run, Batch(returned=[lost]))
+    assert world.counts(job)["pending"] == 1

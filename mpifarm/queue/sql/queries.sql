@@ -172,7 +172,7 @@ ORDER BY lease.id
 -- OFFSET 0 keeps the planner to looking up rows one by one, whatever the statistics of tables that grow by the second:
 -- joined, it may read all of `outcome`.
 WITH held AS MATERIALIZED (
-    SELECT id, run, job, attempt, cpus, time_limit_s, lo, hi FROM mpifarm.lease
+    SELECT id, run, job, attempt, cpus, time_limit_s, lo, hi, given FROM mpifarm.lease
     WHERE id = ANY(%(leases)s) AND run = %(run)s
     ORDER BY id FOR UPDATE
 ), ended AS (
@@ -250,7 +250,7 @@ WITH held AS MATERIALIZED (
             AND outcome.lease = held.id)
         + (SELECT coalesce(sum(past.hi - past.lo), 0) FROM mpifarm.past WHERE past.lease = held.id)
 )
-SELECT id FROM held
+SELECT id, extract(epoch FROM given)::double precision FROM held
 
 -- unrecorded --
 -- Of leases that are gone: those of which something in the batch was not recorded before.
@@ -775,6 +775,13 @@ AND heartbeat.beat > clock_timestamp() - make_interval(secs => %(lease_s)s)
 -- requests --
 -- To end tasks, of runs that are no more.
 SELECT DISTINCT run, job, lo, hi FROM mpifarm.request WHERE run = ANY(%(runs)s) AND job IS NOT NULL
+
+-- asked_of --
+-- Of tasks that a run has just put back: those that it was asked to end under the lease that put them back.
+SELECT span.job, greatest(span.lo, request.lo), least(span.hi, request.hi)
+FROM unnest(%(job)s, %(lo)s, %(hi)s, %(given)s) AS span (job, lo, hi, given)
+JOIN mpifarm.request ON request.run = %(run)s AND request.job = span.job
+    AND request.lo < span.hi AND request.hi > span.lo AND extract(epoch FROM request.asked) >= span.given
 
 -- forget_requests --
 DELETE FROM mpifarm.request WHERE run = %(run)s
