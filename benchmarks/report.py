@@ -121,7 +121,7 @@ def one_task(cwd: Path, environ: dict[str, str], tasks: int, rounds: int) -> Non
 
 def looks(cwd: Path) -> Iterator[tuple[str, list[str]]]:
     yield "all outputs", mpifarm("report", "scan", "--tasks", "1-")
-    yield "grep in all outputs", mpifarm("report", "scan", "--grep", "step 3 energy 6.999")
+    yield "grep in all outputs", mpifarm("report", "scan", "--grep", "step 3 energy 6.99")
     yield "tasks --format csv", mpifarm("tasks", "scan", "--format", "csv")
     yield "export", mpifarm("export", "scan", str(cwd / "scan.h5"), "--force")
     yield "all outputs of the export", mpifarm("report", str(cwd / "scan.h5"), "--tasks", "1-")
