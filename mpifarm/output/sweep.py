@@ -23,7 +23,7 @@ Ints = np.ndarray[Any, np.dtype[np.int64]]
 Rows = np.ndarray[Any, Any]
 Key = tuple[int, int, int]
 
-SPAN = 4 * BLOCK_ROWS
+SPAN = BLOCK_ROWS
 """An attempt whose extents lie further apart wrote over a long time."""
 _END = 1 << 63
 

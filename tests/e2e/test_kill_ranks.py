@@ -22,6 +22,7 @@ from tests.torture import keep
 pytestmark = [pytest.mark.postgres, pytest.mark.mpi_outside]
 
 END_S = 60.0
+LAST_RUN_S = 1800.0
 
 
 def line(task: int) -> str:
@@ -96,7 +97,7 @@ def campaign(farm: Farm, ranks: int, victims: list[str], tasks: int, seed: int) 
         out, _ = farm.run("verify", "job")
         seen["recorded"] = int(out.split(b"; ")[1].split()[0].replace(b",", b""))
     assert sum(seen[victim] for victim in ("recorder", "other", "all")) > len(victims) // 2, f"few kills: {seen}"
-    farm.run("run", "--quiet", ranks=ranks)
+    farm.finish(farm.start("run", "--quiet", ranks=ranks), deadline_s=LAST_RUN_S)
     assert farm.report()["tasks"]["succeeded"] == tasks
     farm.run("verify")
     assert farm.output(f"1-{tasks}") == b"".join(map(output, range(1, tasks + 1)))
