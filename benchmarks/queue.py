@@ -1,6 +1,6 @@
 """What does the queue cost per task: to load, to lease and record, to report, at 10 thousand, a million, ten million?
 
-    python -m benchmarks.queue [--tasks 1000000] [--only load drain jobs link memory]
+    python -m benchmarks.queue [--tasks 1000000] [--runs 1 4 16] [--rounds 3] [--only load drain jobs link memory]
 
 load    `mpifarm submit FILE`, parsing included, against raw COPY of the same rows into an equal table of that server
 drain   lease and record by 1, 4 and 16 processes that play runs and execute nothing, and by one while another session
@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import argparse
 import os
+import statistics
 import subprocess
 import sys
 import time
@@ -35,7 +36,6 @@ from mpifarm.queue.dsn import Dsn
 from mpifarm.queue.postgres import PostgresQueue
 
 BYTES_MAX = 64 << 20
-RUNS = (1, 4, 16)
 PARTS = ("load", "drain", "jobs", "link", "memory")
 
 
@@ -64,11 +64,11 @@ def raw_copy(conninfo: str, tasks: int) -> float:
     return tasks / seconds
 
 
-def load(cwd: Path, environ: dict[str, str], conninfo: str, sizes: list[int]) -> None:
+def load(cwd: Path, environ: dict[str, str], conninfo: str, sizes: list[int], rounds: int) -> None:
     for tasks in sizes:
         write_tasks(cwd / "tasks.txt", tasks)
         ratios = []
-        for _ in range(3):
+        for _ in range(rounds):
             start = time.perf_counter()
             farm(["submit", "tasks.txt"], cwd, environ)
             per_s = tasks / (time.perf_counter() - start)
@@ -77,7 +77,7 @@ def load(cwd: Path, environ: dict[str, str], conninfo: str, sizes: list[int]) ->
             emit("queue", "mpifarm submit FILE", per_s, "tasks/s", tasks=tasks)
             emit("queue", "raw COPY", raw, "tasks/s", tasks=tasks)
             farm(["drop", "last", "--yes", _last(conninfo)], cwd, environ)
-        emit("queue", "submit / raw COPY, median of 3", sorted(ratios)[1], "ratio", tasks=tasks)
+        emit("queue", "submit / raw COPY, median", statistics.median(ratios), "ratio", tasks=tasks, rounds=rounds)
 
 
 def _last(conninfo: str) -> str:
@@ -154,11 +154,11 @@ def drained(conninfo: str, runs: int, block: int, **more: Any) -> float:
     return cost
 
 
-def drain(cwd: Path, environ: dict[str, str], conninfo: str, sizes: list[int], block: int) -> None:
-    base = 0.0
+def drain(cwd: Path, environ: dict[str, str], conninfo: str, sizes: list[int], options: argparse.Namespace) -> None:
+    base, block = 0.0, options.block
     for tasks in sizes:
         write_tasks(cwd / "tasks.txt", tasks)
-        for runs, held in [*((runs, False) for runs in RUNS), (1, True)]:
+        for runs, held in [*((runs, False) for runs in options.runs), (1, True)]:
             farm(["submit", "tasks.txt"], cwd, environ)
             with snapshot(conninfo, held):
                 cost = drained(conninfo, runs, block, snapshot_held=held)
@@ -248,6 +248,8 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--tasks", type=int, default=1_000_000, help="the largest job")
     parser.add_argument("--only", nargs="+", choices=PARTS, default=PARTS)
+    parser.add_argument("--runs", type=int, nargs="+", default=[1, 4, 16], help="so many at once (drain)")
+    parser.add_argument("--rounds", type=int, default=3, help="of load")
     parser.add_argument("--block", type=int, default=5000)
     parser.add_argument("--play", metavar="CONNINFO", help="be one of the runs (used by this program itself)")
     options = parser.parse_args()
@@ -257,9 +259,9 @@ def main() -> None:
     sizes = sorted({10_000, options.tasks})
     with scratch_farm() as (cwd, environ), embedded.server(environ) as conninfo:
         if "load" in options.only:
-            load(cwd, environ, conninfo, sizes)
+            load(cwd, environ, conninfo, sizes, options.rounds)
         if "drain" in options.only:
-            drain(cwd, environ, conninfo, sizes, options.block)
+            drain(cwd, environ, conninfo, sizes, options)
         if "jobs" in options.only:
             many_jobs(cwd, environ, conninfo, options.block)
         if "link" in options.only:
