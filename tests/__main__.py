@@ -19,7 +19,9 @@ STYLE = [
     ["ruff", "format", "--check", "--quiet", "."],
     ["mypy"],
 ]
-FAST = ["-n", "2", "--hypothesis-profile=fast"]
+TWO = ["-n", "2", "--dist", "worksteal"]
+"""Most of a test's time it waits for processes that wait for each other."""
+FAST = [*TWO, "--hypothesis-profile=fast"]
 NOT_FAST = "postgres or mpi or mpi_outside or slow or torture"
 
 
@@ -45,7 +47,7 @@ def main(words: list[str]) -> int:
     style = [(command[0], [_tool(command[0]), *command[1:]]) for command in STYLE]
     steps = {
         "fast": [*style, ("pure tests", [*pytest, "-m", f"not ({NOT_FAST})", *FAST, *words[1:]])],
-        "all": [*style, ("tests", [*pytest, "-m", "not torture", *words[1:]])],
+        "all": [*style, ("tests", [*pytest, "-m", "not torture", *TWO, *words[1:]])],
         "torture": [("long campaigns", [*pytest, "-m", "torture", *words[1:]])],
     }
     if which not in steps:
