@@ -87,6 +87,8 @@ def campaign(farm: Farm, ranks: int, victims: list[str], tasks: int, seed: int) 
     farm.submit([line(task) for task in range(1, tasks + 1)])
     for victim in victims:
         process = farm.start("run", "--quiet", ranks=ranks)
+        if not seen:  # the first kill is one that could lose something; the others come at any moment
+            wait_for(lambda: farm.report()["tasks"]["succeeded"], "the first record", deadline_s=END_S)
         if not strike(process, victim, chance, chance.uniform(0.0, 1.5)):
             break
         seen[victim] += 1
