@@ -110,7 +110,7 @@ def campaign(farm: Farm, ranks: int, victims: list[str], tasks: int, seed: int) 
     ("ranks", "victims"), [(1, ["all"]), (2, ["recorder", "other"]), (5, ["recorder", "other", "all"])]
 )
 def test_kill_minus_9_under_load(farm: Farm, ranks: int, victims: list[str]) -> None:
-    seen = campaign(farm, ranks, victims, 600, seed=ranks)
+    seen = campaign(farm, ranks, victims, 3000, seed=ranks)
     assert seen["recorded"]
 
 
