@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import struct
 import zlib
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from typing import NamedTuple
 
 from mpifarm.core.model import JobId, LeaseId
@@ -103,8 +103,13 @@ _OUTPUT = struct.Struct("<QQII")
 def output_checksum(row: AttemptRow) -> int:
     """CRC-32, as a signed number, of the lengths and checksums of an attempt's outputs: what the queue remembers of
     them, to tell a run file that is not the one that was written."""
-    packed = _OUTPUT.pack(row.stdout_bytes, row.stderr_bytes, row.stdout_crc32, row.stderr_crc32)
-    return (zlib.crc32(packed) ^ 0x8000_0000) - 0x8000_0000
+    return next(output_checksums((row.stdout_bytes,), (row.stderr_bytes,), (row.stdout_crc32,), (row.stderr_crc32,)))
+
+
+def output_checksums(*columns: Iterable[int]) -> Iterator[int]:
+    """The same of many rows, by columns: stdout_bytes, stderr_bytes, stdout_crc32, stderr_crc32."""
+    for packed in map(_OUTPUT.pack, *columns):
+        yield (zlib.crc32(packed) ^ 0x8000_0000) - 0x8000_0000
 
 
 def unpack_rows(packed: bytes) -> Iterator[AttemptRow]:

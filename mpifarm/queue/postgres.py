@@ -12,8 +12,8 @@ import psycopg
 from psycopg.errors import UniqueViolation
 
 from mpifarm.core.job import JobText, Policy
-from mpifarm.core.model import Block, FailureClass, JobId, LeaseId, Limits, RunId, Shape, Span, State, TaskText
-from mpifarm.core.row import AttemptRow, output_checksum
+from mpifarm.core.model import Block, FailureClass, JobId, LeaseId, Limits, RunId, Shape, State, TaskText
+from mpifarm.core.row import AttemptRow, output_checksums
 from mpifarm.core.verbs import Batch, CancelTasks, DrainRun, Grant, Order, Return, RunInfo
 from mpifarm.errors import QueueError, QueueUnreachable
 from mpifarm.queue.arrays import Byteas, Float4s, Float8s, Int2s, Int4s, Int8s
@@ -172,29 +172,34 @@ class PostgresQueue:
         check_batch(batch)
         returned = merged(batch.returned)
         leases = {row.lease for row, _, _ in batch.outcomes} | {part.span.lease for part in returned} | set(batch.done)
+        columns = _columns(batch)
         values = {
             "run": run,
             "leases": Int8s(sorted(leases)),
             "done": Int8s(batch.done),
-            **_outcome_columns(batch),
+            **_outcome_columns(batch, columns),
             **_span_columns(returned),
         }
         try:
             with self._database.using() as connection:
-                held = self._write(connection, values, batch, [part.span for part in returned])
+                held = self._write(connection, values, columns, returned)
                 self._record_lost = False
                 return self._late(connection, batch, returned, leases.difference(held))
         except QueueUnreachable:
             self._record_lost = True
             raise
 
-    def _write(self, connection: Connection, values: dict[str, Any], batch: Batch, back: list[Span]) -> list[int]:
-        """Send a batch, which may have been sent before; `back`: what it puts back. Returns the leases that it named
+    def _write(
+        self, connection: Connection, values: dict[str, Any], columns: dict[str, Any], returned: list[Return]
+    ) -> list[int]:
+        """Send a batch, which may have been sent before; `columns`: of its outcomes. Returns the leases that it named
         and that still are."""
-        resolved = ranges_of((row.job, row.task) for row, _, _ in batch.outcomes)
-        never = (part.span for part in batch.returned if part.failure is FailureClass.CANCELLED)
+        resolved = ranges_of(zip(columns["job"], columns["task"]))
+        back = [part.span for part in returned]
+        never = (part.span for part in returned if part.failure is FailureClass.CANCELLED)
         resolved += [(span.job, span.lo, span.hi) for span in never]
-        failed = {row.job for row, _, _ in batch.outcomes if row.state == State.FAILED}
+        bad = State.FAILED.value
+        failed = {job for job, state in zip(columns["job"], columns["state"]) if state == bad}
 
         def follow(recorded: psycopg.Cursor[tuple[Any, ...]], gates: list[int]) -> list[int]:
             given: dict[int, float] = dict(recorded)
@@ -235,24 +240,34 @@ class PostgresQueue:
         return frozenset(LeaseId(lease) for (lease,) in connection.execute(SQL["unrecorded"], named))
 
 
-def _outcome_columns(batch: Batch) -> dict[str, object]:
-    rows = [row for row, _, _ in batch.outcomes]
+def _columns(batch: Batch) -> dict[str, Any]:
+    """The rows of the outcomes, by field."""
     fields = AttemptRow._fields
-    columns: dict[str, Any] = dict(zip(fields, zip(*rows))) if rows else dict.fromkeys(fields, ())
+    rows = zip(*(row for row, _, _ in batch.outcomes))
+    return dict(zip(fields, rows)) if batch.outcomes else dict.fromkeys(fields, ())
+
+
+def _outcome_columns(batch: Batch, columns: dict[str, Any]) -> dict[str, object]:
+    file_rows = [file_row for _, file_row, _ in batch.outcomes]
+    sums = output_checksums(
+        *(columns[name] for name in ("stdout_bytes", "stderr_bytes", "stdout_crc32", "stderr_crc32"))
+    )
     return {
         "lease": Int8s(columns["lease"]),
         "no": Int4s(columns["task"]),
-        "file_row": Int8s([file_row for _, file_row, _ in batch.outcomes]),
+        "file_row": Int8s(file_rows),
         "started": Float8s(columns["started"]),
         # A node's clock may be set back while a task runs.
         "seconds": Float4s([max(0.0, ended - started) for started, ended in zip(columns["started"], columns["ended"])]),
         "node": Int4s(columns["node"]),
         "state": Int2s(columns["state"]),
         "failure": Int2s(columns["failure"]),
-        "exit_code": Int2s([None if row.signal or row.exit_code < 0 else row.exit_code for row in rows]),
-        "signal": Int2s([row.signal or None for row in rows]),
+        "exit_code": Int2s(
+            [None if signal or code < 0 else code for signal, code in zip(columns["signal"], columns["exit_code"])]
+        ),
+        "signal": Int2s([signal or None for signal in columns["signal"]]),
         "tail": Byteas([tail for _, _, tail in batch.outcomes]),
-        "checksum": Int4s([None if at is None else output_checksum(row) for row, at, _ in batch.outcomes]),
+        "checksum": Int4s([None if at is None else checksum for at, checksum in zip(file_rows, sums)]),
     }
 
 

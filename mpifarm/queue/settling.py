@@ -13,6 +13,7 @@ from collections.abc import Collection, Iterable, Mapping, Sequence
 from mpifarm.core.model import JobId, RunId, Span
 from mpifarm.queue.arrays import Float8s, Int4s, Int8s
 from mpifarm.queue.connection import Connection
+from mpifarm.queue.ranges import runs_of
 from mpifarm.queue.statements import queries
 
 SQL = queries()
@@ -23,13 +24,15 @@ Resolved = tuple[int, int, int]
 
 def ranges_of(ended: Iterable[tuple[int, int]]) -> list[Resolved]:
     """(job, task) pairs as ranges."""
-    ranges: list[Resolved] = []
-    for job, task in sorted(ended):
-        if ranges and ranges[-1][0] == job and ranges[-1][2] >= task:
-            ranges[-1] = (job, ranges[-1][1], max(ranges[-1][2], task + 1))
-        else:
-            ranges.append((job, task, task + 1))
-    return ranges
+    of_job: dict[int, set[int]] = {}
+    for job, task in ended:
+        of_job.setdefault(job, set()).add(task)
+    return [(job, lo, hi) for job, tasks in of_job.items() for lo, hi in _runs(tasks)]
+
+
+def _runs(tasks: set[int]) -> list[tuple[int, int]]:
+    lo, hi = min(tasks), max(tasks) + 1
+    return [(lo, hi)] if hi - lo == len(tasks) else runs_of(sorted(tasks))
 
 
 def settle(connection: Connection, resolved: Sequence[Resolved]) -> int:
