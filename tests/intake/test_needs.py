@@ -187,6 +187,7 @@ def test_a_barrier_holds_beyond_the_buffer_it_stands_in() -> None:
 Line = tuple[str, bool | str]
 
 
+@pytest.mark.slow
 @settings(deadline=None, max_examples=300)
 @given(st.lists(st.one_of(st.just("task"), st.booleans()), max_size=14), st.data())
 def test_barriers_mean_what_disbatch_means(lines: list[str | bool], data: st.DataObject) -> None:
@@ -245,6 +246,7 @@ def plainly(lines: list[tuple[bool, list[str]] | None]) -> list[dict[int, set[bo
     return found if len(begun) == len(found) else None
 
 
+@pytest.mark.slow
 @settings(deadline=None, max_examples=400)
 @given(st.lists(st.one_of(st.none(), ANNOTATIONS), min_size=1, max_size=8))
 def test_needs_agree_with_a_plain_reading(lines: list[tuple[bool, list[str]] | None]) -> None:
@@ -264,6 +266,7 @@ def test_needs_agree_with_a_plain_reading(lines: list[tuple[bool, list[str]] | N
     assert found == expected
 
 
+@pytest.mark.slow
 @settings(deadline=None, max_examples=400)
 @given(st.data())
 def test_the_search_for_rings_agrees_with_a_naive_one(data: st.DataObject) -> None:

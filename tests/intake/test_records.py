@@ -90,6 +90,7 @@ def test_a_key_that_is_spelled_with_escapes() -> None:
     assert [part.parents for part in parts] == [(), (ONE,)]
 
 
+@pytest.mark.slow
 def test_names_cost_nothing_where_nobody_requires(tmp_path: Path) -> None:
     path = tmp_path / "records.jsonl"
 

@@ -15,6 +15,8 @@ from mpifarm.core.verbs import Grant
 from mpifarm.queue.memory import MemoryQueue
 from tests.sim.world import Run, World
 
+pytestmark = pytest.mark.slow
+
 
 class Steady(World):
     """One job of so many tasks that take so long; runs of so many nodes each, all at once."""
