@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import random
+import shlex
+import sys
 import tracemalloc
 from collections.abc import Iterator
 from pathlib import Path
@@ -250,7 +252,10 @@ def test_the_browser_tells_what_it_would_have_to(tmp_path: Path) -> None:
 @needs_browser
 def test_a_real_run_in_a_real_browser(farm: Farm, tmp_path: Path) -> None:
     lines = [f"sleep 0.0{number % 10}; echo {number}" for number in range(150)]
-    lines += ["echo '</script><b>bold</b>' >&2; exit 3", "kill -SEGV $$", "#MPIFARM --cpus 2"]
+    # More memory than the launcher has, or it is not told from the launcher's.
+    large = f"{shlex.quote(sys.executable)} -c 'import sys; x = bytearray(80_000_000); sys.exit({{}})'"
+    lines += ["echo '</script><b>bold</b>' >&2; exit 3", "kill -SEGV $$"]
+    lines += [*(large.format(code) for code in (0, 0, 0, 1, 1)), "#MPIFARM --cpus 2"]
     lines += [f"sleep 0.0{number % 10}" for number in range(20)]
     farm.submit(lines)
     farm.run("run", "--cpus", "4", ranks=2)
