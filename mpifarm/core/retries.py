@@ -12,12 +12,14 @@ from mpifarm.core.model import FailureClass
 
 def failed_runs_again(policy: Policy, failure: FailureClass, exit_code: int, signal: int, fails: int) -> bool:
     """`fails`: failed attempts of this task before this one."""
+    return fails < retries_after(policy, failure, exit_code, signal)
+
+
+def retries_after(policy: Policy, failure: FailureClass, exit_code: int, signal: int) -> int:
+    """How often such a failure runs again. exit_code, signal: 0 where the process left none."""
     if not policy.rules:
-        return fails < policy.retries
-    for rule in policy.rules:
-        if _fits(rule, failure, exit_code, signal):
-            return fails < rule.retries
-    return False
+        return policy.retries
+    return next((rule.retries for rule in policy.rules if _fits(rule, failure, exit_code, signal)), 0)
 
 
 def lost_runs_again(policy: Policy, crashes: int) -> bool:

@@ -11,6 +11,8 @@ import time
 from collections.abc import Iterator
 from typing import TYPE_CHECKING, cast
 
+from mpifarm.core.model import FailureClass
+from mpifarm.core.retries import retries_after
 from mpifarm.errors import UsageError
 from mpifarm.queue.lines import EVERYTHING
 from mpifarm.reporting.lifecycle import choose
@@ -183,13 +185,7 @@ def _why_not_again(job: JobSummary, task: TaskLine) -> list[str]:
     if task.failure == "lost":
         return [f"it was lost with {job.policy.crash_limit} nodes, its crash limit (submit --crash-limit)"]
     policy = job.policy
-    fits = (
-        rule.retries
-        for rule in policy.rules
-        if rule.failure.name.lower() == task.failure
-        and rule.code in (None, task.signal if task.failure == "signal" else task.exit_code)
-    )
-    retries = next(fits, 0) if policy.rules else policy.retries
+    retries = retries_after(policy, FailureClass[task.failure.upper()], task.exit_code or 0, task.signal or 0)
     if retries:
         return [f"such failures of its job run again {retries} times at most (submit --retries)"]
     return ["such failures of its job do not run again (submit --retry-on)"] if policy.rules else []
