@@ -3,6 +3,10 @@
 from __future__ import annotations
 
 import sys
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from mpifarm.options import RunOptions
 
 
 def main() -> int:
@@ -12,12 +16,20 @@ def main() -> int:
             from mpifarm.local import run_local
 
             return run_local(argv[1:])
+        from mpifarm.options import CommandLine
         from mpifarm.run import main as run_main
 
-        return run_main(argv[1:])
+        return run_main(CommandLine(argv[1:], _run_options))
     from mpifarm.cli import main as cli_main
 
     return cli_main(argv)
+
+
+def _run_options(argv: list[str]) -> RunOptions:
+    """What the command line of a run says, read by rank 0 alone."""
+    from mpifarm.cli import parse_run
+
+    return parse_run(argv)
 
 
 if __name__ == "__main__":

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -55,3 +56,15 @@ class RunOptions:
             idle_s=(first_idle_s or 0.0) if idle_s is None else idle_s,
             must_end_by=must_end_by,
         )
+
+
+@dataclass(frozen=True, slots=True)
+class CommandLine:
+    """The words after `mpifarm run`, and what reads them: click, which only rank 0 loads."""
+
+    argv: list[str]
+    parse: Callable[[list[str]], RunOptions]
+
+    def options(self) -> RunOptions:
+        """Raises UsageError, or SystemExit once `--help` is answered."""
+        return self.parse(self.argv)

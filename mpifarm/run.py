@@ -41,7 +41,7 @@ from mpifarm.striping import Made, make_striped
 
 if TYPE_CHECKING:
     from mpifarm.comm import World
-    from mpifarm.options import RunOptions
+    from mpifarm.options import CommandLine
     from mpifarm.progress import Progress
     from mpifarm.queue import Queue
 
@@ -75,14 +75,14 @@ class Plan:
     code: int = 0
 
 
-def main(argv: list[str]) -> int:
-    """One rank of `mpifarm run ARGV`. Returns the exit code."""
+def main(words: CommandLine) -> int:
+    """One rank of `mpifarm run`. Returns the exit code."""
     launcher = fork_launcher()
     try:
         from mpifarm.comm import World, promised
 
         # Only the first rank may need a command to know when the allocation ends, and only here may it run one.
-        first = promised(os.environ)[1] == 0 and not any(word.startswith("--walltime") for word in argv)
+        first = promised(os.environ)[1] == 0 and not any(word.startswith("--walltime") for word in words.argv)
         allocation = find_allocation(os.environ, ask=first)
         world = World()
     except FarmError as error:
@@ -91,7 +91,7 @@ def main(argv: list[str]) -> int:
             print(f"mpifarm: {error}", file=sys.stderr)
         return error.exit_code
     try:
-        return _main_in_world(world, launcher, argv, allocation)
+        return _main_in_world(world, launcher, words, allocation)
     except BaseException:
         # A rank that dies alone would leave the others waiting for ever: the world ends with it, and the queue takes
         # back what it held.
@@ -102,7 +102,7 @@ def main(argv: list[str]) -> int:
         return BUG
 
 
-def _main_in_world(world: World, launcher: Launcher, argv: list[str], allocation: Allocation) -> int:
+def _main_in_world(world: World, launcher: Launcher, words: CommandLine, allocation: Allocation) -> int:
     session: Session | None = None
     roles = assign(world.leader_of_ranks())
     cpus = tuple(sorted(os.sched_getaffinity(0)))
@@ -113,7 +113,7 @@ def _main_in_world(world: World, launcher: Launcher, argv: list[str], allocation
         import mpifarm.output.writer  # noqa: F401 - while rank 0 opens the queue, not between that and the first task
     if hellos is not None:
         try:
-            session = Session(argv, roles, hellos, allocation)
+            session = Session(words, roles, hellos, allocation)
             arena_path = hellos[roles.leader_of(roles.recorder)].arena
             plan = Plan(roles, session.nodes, session.must_end_by, arena_path, session.options.compress)
         except SystemExit as error:  # click has said what is wrong
@@ -204,12 +204,11 @@ class Silent:
 class Session:
     """Rank 0's side of a run: command line, queue, the person watching."""
 
-    def __init__(self, argv: list[str], roles: Roles, hellos: list[RankHello], allocation: Allocation) -> None:
+    def __init__(self, words: CommandLine, roles: Roles, hellos: list[RankHello], allocation: Allocation) -> None:
         """Raises FarmError (or SystemExit from click) before anything was started."""
-        from mpifarm.cli import parse_run
         from mpifarm.progress import Progress
 
-        self.options: RunOptions = parse_run(argv)
+        self.options = words.options()
         odd = {hello.version for hello in hellos} - {(__version__, VERSION)}
         if odd:
             raise SiteError(f"ranks run different versions of mpifarm: {__version__} here, {sorted(odd)} elsewhere")
@@ -218,7 +217,7 @@ class Session:
         self._started = time.time()
         self.must_end_by = must_end_by(self.options.walltime_s, allocation, self._started)
         self.slots = sum(node.slots for node in self.nodes)
-        self._argv = argv
+        self._argv = words.argv
         self._ranks = len(hellos)
         self.queue, self.run = self._open_queue()
         self.lost_nodes = False

@@ -13,14 +13,14 @@ from collections.abc import Mapping
 
 from mpifarm.errors import SiteError
 from mpifarm.queue.dsn import opened_file, server_folder
-from mpifarm.queue.opening import Opened, Opening, find_opened
+from mpifarm.queue.opening import Admit, Opened, Opening, find_opened
 
 START_S = 150.0
 """To make a database and open it, on a slow file system."""
 _STOP_S = 75.0
 
 
-def start(listen: str, environ: Mapping[str, str]) -> tuple[Opened, bool]:
+def start(listen: str, environ: Mapping[str, str], admit: Admit) -> tuple[Opened, bool]:
     """Open the server at ADDR[:PORT]. Returns how, and whether it had been open there already. Raises SiteError."""
     address, port = split_address(listen)
     before = _refuse_elsewhere(environ)
@@ -30,7 +30,7 @@ def start(listen: str, environ: Mapping[str, str]) -> tuple[Opened, bool]:
     pid = os.fork()
     if pid == 0:
         os.close(answers)
-        Opening(server_folder(environ), child_answers).run(address, port)
+        Opening(server_folder(environ), child_answers, admit).run(address, port)
     os.close(child_answers)
     try:
         answer = _read_answer(answers, time.monotonic() + START_S)

@@ -23,7 +23,7 @@ import socket
 import threading
 import time
 import traceback
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import NoReturn
@@ -74,11 +74,15 @@ def find_opened(environ: Mapping[str, str]) -> Opened | None:
         raise SiteError(f"{file} is damaged: remove it, then type: mpifarm db start") from None
 
 
+Admit = Callable[[str, str, str], None]
+"""Makes a queue at a server (its connection string) and lets a role in with a password: `administration.admit`."""
+
+
 class Opening:
     """The process that is left behind. Runs after a fork and never returns."""
 
-    def __init__(self, folder: Path, answers: int) -> None:
-        self._folder = folder
+    def __init__(self, folder: Path, answers: int, admit: Admit) -> None:
+        self._folder, self._admit = folder, admit
         self._gate_folder = folder / "gate"
         self._answers = answers
         self._leaving = threading.Event()
@@ -131,10 +135,8 @@ class Opening:
                 server.leave()
 
     def _open(self, server: EmbeddedServer, listener: socket.socket, address: str) -> None:
-        from mpifarm.queue.administration import admit
-
         password = self._password()
-        admit(server.conninfo, ROLE, password)
+        self._admit(server.conninfo, ROLE, password)
         host = _name_for_others(address)
         names = [host, address, socket.gethostname(), "localhost", "127.0.0.1", "::1", *_addresses(address)]
         known = [name for name in dict.fromkeys(names) if name not in _ANY]

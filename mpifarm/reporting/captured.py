@@ -1,4 +1,4 @@
-"""`report --captured`: files that tasks left, as a list or (with --extract) as files again; and what was not kept.
+"""`report --captured`: files that tasks left, as a list or (with --extract) as files again.
 
 Names come out of run files, which anybody may have made: none leads out of the directory that is extracted to. Must
 never import click or mpi4py.
@@ -6,11 +6,11 @@ never import click or mpi4py.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable
 from typing import TYPE_CHECKING, BinaryIO
 
-from mpifarm.core.row import STDERR, STDERR_CUT, STDOUT, STDOUT_CUT, AttemptRow
-from mpifarm.errors import FarmError, OutputError
+from mpifarm.errors import OutputError
+from mpifarm.reporting.outputs import each_attempt
 
 if TYPE_CHECKING:
     from mpifarm.queue.client import TaskLine
@@ -18,28 +18,10 @@ if TYPE_CHECKING:
     from mpifarm.reporting.outputs import Attempt, Choice, Missing, Outputs
 
 
-class NotKept(FarmError):
-    """Something is not there because nobody wanted it, or because the task did not make it: no error."""
-
-    exit_code = 0
-
-
-def not_kept(row: AttemptRow, streams: Iterable[int]) -> Iterator[NotKept]:
-    """Of these streams."""
-    parts = {STDOUT: ("stdout", STDOUT_CUT, row.stdout_crc32), STDERR: ("stderr", STDERR_CUT, row.stderr_crc32)}
-    for stream in streams:
-        name, cut, checksum = parts[stream]
-        if row.flags & cut and checksum:
-            yield NotKept(f"only the end of its {name} was kept, as its job says (submit --keep)")
-        elif row.flags & cut:
-            yield NotKept(f"its {name} was not kept, as its job says (submit --keep)")
-
-
 def give_captured(lines: Iterable[TaskLine], out: BinaryIO, folder: Folder | None, choice: Choice) -> Missing:
     """List what tasks left (task, bytes, name, separated by tabs), or write it to `folder`, below a directory for each
     task. What was asked for and is not there is said, but no error."""
     from mpifarm.output.contents import captured, contents, values
-    from mpifarm.reporting.outputs import each_attempt
 
     notes: list[tuple[int, str]] = []
 

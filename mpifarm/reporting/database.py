@@ -7,7 +7,7 @@ import os
 import shlex
 from dataclasses import asdict
 
-from mpifarm.queue.administration import status, upgrade
+from mpifarm.queue.administration import admit, status, upgrade
 from mpifarm.queue.dsn import Dsn, opened_file
 from mpifarm.queue.opened import start, stop
 from mpifarm.queue.opening import Opened, find_opened
@@ -53,7 +53,7 @@ def upgrade_database(dsn: Dsn, *, roles: bool = False, as_json: bool) -> None:
 
 
 def start_server(listen: str, *, as_json: bool) -> None:
-    opened, already = start(listen, os.environ)
+    opened, already = start(listen, os.environ, admit)
     if as_json:
         print(json.dumps(_object(opened) | {"already": already}))
         return

@@ -15,8 +15,7 @@ from typing import TYPE_CHECKING, BinaryIO
 
 from mpifarm.core.model import Limits
 from mpifarm.errors import OutputError, QueueUnreachable
-from mpifarm.reporting.captured import not_kept
-from mpifarm.reporting.outputs import FINAL, Absent, Missing, Outputs, Unanswered
+from mpifarm.reporting.outputs import FINAL, Absent, Missing, Outputs, Unanswered, not_kept
 
 if TYPE_CHECKING:
     from mpifarm.core.row import AttemptRow

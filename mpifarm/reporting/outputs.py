@@ -10,9 +10,8 @@ from collections import OrderedDict, defaultdict
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import TYPE_CHECKING, BinaryIO, NamedTuple
 
-from mpifarm.core.row import STDERR, STDOUT, AttemptRow, output_checksum
+from mpifarm.core.row import STDERR, STDERR_CUT, STDOUT, STDOUT_CUT, AttemptRow, output_checksum
 from mpifarm.errors import FarmError, OutputError
-from mpifarm.reporting.captured import not_kept
 from mpifarm.reporting.text import spans_text
 
 if TYPE_CHECKING:
@@ -26,6 +25,23 @@ _FILES_OPEN_MAX = 16
 
 class Absent(FarmError):
     """There is nothing to give of a task, or not yet."""
+
+
+class NotKept(FarmError):
+    """Something is not there because nobody wanted it, or because the task did not make it: no error."""
+
+    exit_code = 0
+
+
+def not_kept(row: AttemptRow, streams: Iterable[int]) -> Iterator[NotKept]:
+    """Of these streams."""
+    parts = {STDOUT: ("stdout", STDOUT_CUT, row.stdout_crc32), STDERR: ("stderr", STDERR_CUT, row.stderr_crc32)}
+    for stream in streams:
+        name, cut, checksum = parts[stream]
+        if row.flags & cut and checksum:
+            yield NotKept(f"only the end of its {name} was kept, as its job says (submit --keep)")
+        elif row.flags & cut:
+            yield NotKept(f"its {name} was not kept, as its job says (submit --keep)")
 
 
 class Attempt(NamedTuple):

@@ -24,6 +24,7 @@ import pytest
 from mpifarm.errors import QueueError, QueueUnreachable, SiteError
 from mpifarm.process import run_program
 from mpifarm.queue import opened, opening
+from mpifarm.queue.administration import admit
 from mpifarm.queue.certificates import make_certificate
 from mpifarm.queue.client import Client
 from mpifarm.queue.dsn import Dsn, find_dsn
@@ -419,7 +420,7 @@ def test_a_host_that_shares_the_directory_finds_it(open_home: Home, monkeypatch:
         assert client.jobs() == []
     where = f"open on {here.host}, at {here.address} \\(pid {here.pid}\\): type that there"
     with pytest.raises(SiteError, match=where):
-        opened.start("localhost", environ)
+        opened.start("localhost", environ, admit)
     with pytest.raises(SiteError, match=where):
         opened.stop(environ)
     dead = Dsn(psycopg.conninfo.make_conninfo(here.dsn, port=1), found.source)
