@@ -139,7 +139,7 @@ def main() -> None:
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
     with scratch_farm() as (cwd, environ):
         tasks, size = options.tasks, options.bytes
-        file = cwd / "run-1.h5"
+        file = cwd / "mpifarm-run-1.h5"
         if (child := os.fork()) == 0:  # a process that starts others counts as their peak of memory: stay small
             fill(file, environ, tasks, size)
             os._exit(0)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sys
 from typing import TYPE_CHECKING
 
@@ -10,6 +11,7 @@ if TYPE_CHECKING:
 
 
 def main() -> int:
+    _open_standard_streams()
     argv = sys.argv[1:]
     if argv[:1] == ["run"] and not {"-h", "--help"} & set(argv):
         if any(word == "--local" or word.startswith("--local=") for word in argv):
@@ -23,6 +25,18 @@ def main() -> int:
     from mpifarm.cli import main as cli_main
 
     return cli_main(argv)
+
+
+def _open_standard_streams() -> None:
+    """Where stdin, stdout or stderr are closed, nothing is read or written. Left closed, the first file or socket that
+    is opened would get their number."""
+    for fd, name in enumerate(("stdin", "stdout", "stderr")):
+        try:
+            os.fstat(fd)
+        except OSError:
+            os.open(os.devnull, os.O_RDWR)  # the lowest number that is free: this one
+            os.set_inheritable(fd, True)
+            setattr(sys, name, open(fd, "w" if fd else "r", closefd=False))  # noqa: SIM115 - as long as the process
 
 
 def _run_options(argv: list[str]) -> RunOptions:

@@ -54,13 +54,13 @@ def open_run(path: str | os.PathLike[str]) -> Run:
     """Open a run file. Raises mpifarm.FarmError.
 
     >>> import mpifarm
-    >>> with mpifarm.open_run("run-1.h5") as run:
+    >>> with mpifarm.open_run("mpifarm-run-1.h5") as run:
     ...     for task in run.tasks():
     ...         print(task.task, task.state, run.stdout(task))
     1 succeeded b'one\\n'
     2 failed b''
     3 succeeded b'three\\n'
-    >>> with mpifarm.open_run("run-1.h5") as run:
+    >>> with mpifarm.open_run("mpifarm-run-1.h5") as run:
     ...     run.stderr(2)
     b'cannot read 2\\n'
     """
@@ -112,7 +112,7 @@ class _Readable:
         content, `.array` is what a .npy file holds. Raises as `stdout` does.
 
         >>> import mpifarm
-        >>> with mpifarm.open_run("run-1.h5") as run:
+        >>> with mpifarm.open_run("mpifarm-run-1.h5") as run:
         ...     sorted(run.captured(3))
         []
         """

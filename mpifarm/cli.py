@@ -222,7 +222,7 @@ def _patience(text: str) -> float:
 )
 @dsn_option
 def run(stripe_count: int | None, stripe_size: int | None, **options: Any) -> RunOptions:
-    """Work on the queue with every rank until nothing is left. One run writes one file, run-ID.h5.
+    """Work on the queue with every rank until nothing is left. One run writes one file, mpifarm-run-ID.h5.
 
     \b
     Examples:

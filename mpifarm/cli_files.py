@@ -90,7 +90,7 @@ def verify(job: str | None, quiet: bool, dsn: str | None, as_json: bool) -> int:
     Examples:
       mpifarm verify scan
       mpifarm verify
-      mpifarm verify run-7.h5
+      mpifarm verify mpifarm-run-7.h5
     """
     from mpifarm.progress import Progress
     from mpifarm.reporting import verifying
@@ -125,7 +125,7 @@ def repair_(file: Path, output: Path | None, force: bool) -> int:
 
     \b
     Example:
-      mpifarm repair run-7.h5
+      mpifarm repair mpifarm-run-7.h5
     """
     from mpifarm.progress import Progress
     from mpifarm.reporting.repairing import repair_file

@@ -261,7 +261,7 @@ def _done(step: Callable[[], None]) -> bool:
 def unused(path: Path) -> Path:
     """`path`, or with -2, -3 ... before the suffix: two queues may count their runs into one directory."""
     candidate, number = path, 1
-    while candidate.exists():
+    while os.path.lexists(candidate):  # a link that leads nowhere has a name, too
         number += 1
         candidate = path.with_name(f"{path.stem}-{number}{path.suffix}")
     return candidate

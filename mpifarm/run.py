@@ -261,7 +261,7 @@ class Session:
         from mpifarm.description import command_line, description
 
         ranks = Counter(roles.node_of)
-        path = (self.options.output / f"run-{self.run}.h5").absolute()
+        path = (self.options.output / f"mpifarm-run-{self.run}.h5").absolute()
         made = Made(False)
         if self.options.stripes.wanted:
             path = unused(path)

@@ -3,7 +3,7 @@
 Anyone can read them without mpifarm. The stdout of task 17 of job 1, in five lines and an import:
 
     import h5py
-    f = h5py.File("run-1.h5", "r", swmr=True)
+    f = h5py.File("mpifarm-run-1.h5", "r", swmr=True)
     a = [a for a in f["attempts"][:] if a["job"] == 1 and a["task"] == 17][-1]
     e = f["extents"][a["extent_lo"] : a["extent_hi"]]
     e = e[(e["lease"] == a["lease"]) & (e["task"] == 17) & (e["attempt"] == a["attempt"]) & (e["stream"] == 1)]

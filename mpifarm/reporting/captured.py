@@ -28,14 +28,21 @@ def give_captured(lines: Iterable[TaskLine], out: BinaryIO, folder: Folder | Non
     def give(outputs: Outputs, line: TaskLine, attempt: Attempt) -> None:
         run = outputs.file(attempt.path)
         notes.extend((line.task, note) for note in contents(run, attempt.row).notes)
+        refused = []
         for file in captured(run, attempt.row).values():
             if folder is None:
                 _list(out, line.task, file.length, file.name)
-            else:
-                folder.write((str(line.task), *_components(file.name)), file.pieces(), even_empty=True)
+                continue
+            components = (str(line.task), *_components(file.name))
+            try:
+                folder.write(components, file.pieces(), even_empty=True)
+            except OutputError as error:  # the others of this task are none the worse for it
+                refused.append(str(error))
         for name, value in values(run, attempt.row).items():
             if folder is None:
                 _list(out, line.task, value.length, f"{name} {value.dtype} {value.shape}")
+        if refused:
+            raise OutputError("; ".join(refused))
 
     missing = each_attempt(lines, choice, give, streams=())
     told = [f"task {task}: {_shown(note)}" for task, note in notes]

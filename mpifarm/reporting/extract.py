@@ -8,11 +8,13 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from errno import EILSEQ, EINVAL, EISDIR, ENAMETOOLONG
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from mpifarm.core.row import STDOUT
-from mpifarm.errors import UsageError
+from mpifarm.errors import OutputError, UsageError
 from mpifarm.reporting.outputs import Attempt, Choice, Missing, Outputs, each_attempt
 from mpifarm.reporting.template import DEFAULT, SUFFIXES, Template
 
@@ -20,6 +22,8 @@ if TYPE_CHECKING:
     from mpifarm.queue.client import TaskLine
 
 _OPEN = os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC
+_UNFIT = (ENAMETOOLONG, EINVAL, EILSEQ, EISDIR)
+"""What a file system says of a name that it cannot have: it costs this file, not those after it."""
 
 
 class Folder:
@@ -61,12 +65,17 @@ class Folder:
         *folders, name = components
         first = next(pieces, b"")
         path = self.path.joinpath(*components)
-        folder = self._descend(tuple(folders))
+        with _fitting(path):
+            self._write(path, name, self._descend(tuple(folders)), first, pieces, even_empty=even_empty)
+
+    def _write(
+        self, path: Path, name: str, folder: int, first: bytes, pieces: Iterator[bytes], *, even_empty: bool
+    ) -> None:
         if not first and not even_empty:
             if self._force:
                 _unlink(name, folder)  # left by an earlier extraction, it would be taken for this one's
             return
-        draft = f".{name}.{os.getpid()}"
+        draft = f".mpifarm-{os.getpid()}"  # not longer than the name may be
         try:
             descriptor = os.open(draft, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o666, dir_fd=folder)
             with open(descriptor, "wb") as file:
@@ -121,6 +130,17 @@ def extract(
             folder.write(components, outputs.stream(attempt, stream), even_empty=stream == STDOUT)
 
     return each_attempt(lines, choice, write)
+
+
+@contextmanager
+def _fitting(path: Path) -> Iterator[None]:
+    """Raises OutputError for a name that cannot be had here."""
+    try:
+        yield
+    except OSError as error:
+        if error.errno not in _UNFIT:
+            raise
+        raise OutputError(f"{path} cannot be written: {error.strerror}") from error
 
 
 def _name(draft: str, name: str, folder: int, path: Path) -> None:

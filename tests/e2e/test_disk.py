@@ -100,7 +100,7 @@ def writer_of(path: Path) -> int:
 
 
 def run_file(folder: Path) -> Path:
-    return Path(wait_for(lambda: list(folder.glob("run-*.h5")), "a run file")[0])
+    return Path(wait_for(lambda: list(folder.glob("mpifarm-run-*.h5")), "a run file")[0])
 
 
 @contextmanager

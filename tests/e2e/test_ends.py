@@ -22,7 +22,7 @@ def test_exit_codes(farm: Farm) -> None:
     farm.submit(["true", "false"])
     out, _ = farm.run("run", ranks=2)
     assert b"1 succeeded, 1 failed" in out
-    assert b"run-1.h5" in out
+    assert b"mpifarm-run-1.h5" in out
     farm.submit(["false"], "again")
     farm.run("run", "--exit-code", ranks=2, code=1)
     farm.run("run", ranks=2)

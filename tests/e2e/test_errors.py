@@ -71,7 +71,7 @@ def test_newer_run_file(farm: Farm) -> None:
 
     from mpifarm.output.format import VERSION_ATTRIBUTE
 
-    with h5py.File(farm.cwd / "run-1.h5", "r+") as file:
+    with h5py.File(farm.cwd / "mpifarm-run-1.h5", "r+") as file:
         file.attrs[VERSION_ATTRIBUTE] = 999
     said = _wrong(farm, "report", "job", "--tasks", "1", code=5)
     assert "999" in said

@@ -39,9 +39,9 @@ def test_keep(farm: Farm, ranks: int, keep: str) -> None:
     assert said[keep] in err
     farm.run("verify", "job")
     assert [task["state"] for task in farm.tasks()] == ["succeeded", "failed", "succeeded", "failed"]
-    with mpifarm.open_run(farm.cwd / "run-1.h5") as file:
+    with mpifarm.open_run(farm.cwd / "mpifarm-run-1.h5") as file:
         assert [file.stdout(task) for task in (1, 2, 3, 4)] == kept
-    with h5py.File(farm.cwd / "run-1.h5", "r") as plain:
+    with h5py.File(farm.cwd / "mpifarm-run-1.h5", "r") as plain:
         rows = {int(row["task"]): row for row in plain["attempts"]}
         assert [int(rows[task]["stdout_bytes"]) for task in (1, 2, 3, 4)] == [5, 4, len(SEQUENCE), len(SEQUENCE)]
         assert len(plain["bytes"]) == {"none": 0}.get(keep, len(plain["bytes"]))

@@ -93,7 +93,7 @@ def campaign(farm: Farm, ranks: int, victims: list[str], tasks: int, seed: int) 
             break
         seen[victim] += 1
         wait_for(partial(_all_gone, process), "no rank survives", deadline_s=END_S)
-        for file in farm.cwd.glob("run-*.h5"):
+        for file in farm.cwd.glob("mpifarm-run-*.h5"):
             with open_run(file) as run:
                 seen["rows"] += run.rows
         out, _ = farm.run("verify", "job")

@@ -40,7 +40,7 @@ def test_sha256_of_200_files(farm: Farm) -> None:
             assert farm.output(str(number), "job", "--stderr") == err, line
     assert farm.output("1-200") == whole
     made = {path.name for path in farm.cwd.iterdir()} - {f"f{number}" for number in range(200)} - {"job.txt"}
-    assert made == {"run-1.h5"}
+    assert made == {"mpifarm-run-1.h5"}
     assert farm.report()["failures"] == {"exit": 2}
 
 

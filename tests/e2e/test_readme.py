@@ -70,7 +70,7 @@ def test_main_job_on_real_molecules(farm: Farm) -> None:
     numbers = dict(line.split(" ", 1) for line in energies)
     # The published total energy of water with GFN2-xTB, in hartree.
     assert "energy_hartree=-5.07" in numbers["H2O"]
-    assert [path.name for path in work.glob("*.h5")] == ["run-1.h5"]
+    assert [path.name for path in work.glob("*.h5")] == ["mpifarm-run-1.h5"]
 
 
 def test_every_command_has_an_example(farm: Farm) -> None:

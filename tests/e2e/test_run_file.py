@@ -5,6 +5,8 @@ from __future__ import annotations
 import fcntl
 import math
 import os
+import shlex
+import subprocess
 import sys
 import time
 from collections.abc import Sequence
@@ -26,7 +28,7 @@ def test_a_run_describes_itself(farm: Farm) -> None:
     farm.submit(["#MPIFARM --cpus 3", "echo wide", "#MPIFARM --cpus 1", "sleep 0.1"])
     before = time.time()
     farm.run("run", "--cpus", "2", "--output", str(farm.cwd), ranks=2, environ={"SLURM_JOB_ID": "4711"})
-    with mpifarm.open_run(farm.cwd / "run-1.h5") as run:
+    with mpifarm.open_run(farm.cwd / "mpifarm-run-1.h5") as run:
         about = run.attributes
     assert about["command"] == f"mpifarm run --cpus 2 --output {farm.cwd}"
     assert (about["run"], about["allocation"], about["ranks"], about["cwd"]) == ("1", "slurm 4711", "2", str(farm.cwd))
@@ -36,7 +38,7 @@ def test_a_run_describes_itself(farm: Farm) -> None:
     assert "(MPI " in about["mpi_library"]
     assert about["host"] == os.uname().nodename and about["user"]
     assert before < float(about["ended"]) < time.time()
-    with h5py.File(farm.cwd / "run-1.h5", "r") as plain:
+    with h5py.File(farm.cwd / "mpifarm-run-1.h5", "r") as plain:
         (said,) = [text.decode() for _, text in plain["events"]]
         assert said.startswith("1 tasks stay in the queue: they need more than the 2 cores")
         assert before < plain["events"][0]["time"] < plain.attrs["ended"]
@@ -47,11 +49,34 @@ def test_a_run_that_was_killed_has_not_ended(farm: Farm) -> None:
     farm.submit(["sleep 100"])
     process = farm.start("run", ranks=1)
     wait_for(lambda: farm.report()["tasks"]["running"], "the task runs")
-    wait_for((farm.cwd / "run-1.h5").exists, "the file is there")
+    wait_for((farm.cwd / "mpifarm-run-1.h5").exists, "the file is there")
     os.killpg(process.pid, 9)
     farm.finish(process, None)
-    with mpifarm.open_run(farm.cwd / "run-1.h5") as run:
+    with mpifarm.open_run(farm.cwd / "mpifarm-run-1.h5") as run:
         assert math.isnan(float(run.attributes["ended"]))
+
+
+def test_a_name_that_is_taken(farm: Farm) -> None:
+    """Kind: something has the run file's name, be it a link that leads nowhere: it keeps it, and the next is taken."""
+    farm.submit(["echo one"])
+    (farm.cwd / "mpifarm-run-1.h5").symlink_to("nowhere")
+    (farm.cwd / "mpifarm-run-1-2.h5").mkdir()
+    farm.run("run", ranks=1)
+    assert farm.output("1") == b"one\n" and not (farm.cwd / "nowhere").exists()
+    assert farm.report()["runs"][-1]["file"].endswith("mpifarm-run-1-3.h5")
+
+
+@pytest.mark.parametrize("closed", ["<&-", ">&-", "2>&-", "<&- >&- 2>&-"])
+def test_closed_streams(farm: Farm, closed: str) -> None:
+    """Kind: a command whose standard streams are closed does what it does, and nothing of it lands elsewhere."""
+    farm.submit(["echo one"])
+    for command in ("run --local 1", "report job --json", "report job.1", "tasks job", "verify", "explain job.1"):
+        typed = f"{shlex.quote(sys.executable)} -m mpifarm {command} {closed}"
+        done = subprocess.run(
+            ["bash", "-c", typed], cwd=farm.cwd, env=farm.environ, capture_output=True, timeout=60, check=False
+        )
+        assert (done.returncode, b"bug" in done.stderr) == (0, False), (command, done)
+    assert farm.output("1") == b"one\n"
 
 
 def fake_lfs(folder: Path, script: str) -> Path:
@@ -74,10 +99,10 @@ STRIPED = ("run", "--stripe-count", "8", "--stripe-size", "4M")
 def test_stripes(farm: Farm, ranks: int) -> None:
     farm.submit(["echo one"])
     made = 'set -o noclobber; : > "$file" && stat -c %i "$file" > inode'
-    (farm.cwd / "run-1.h5").write_text("of another queue")
+    (farm.cwd / "mpifarm-run-1.h5").write_text("of another queue")
     _, said = farm.run(*STRIPED, ranks=ranks, environ=with_lfs(farm, made))
     assert "stripes" not in said
-    path = farm.cwd / "run-1-2.h5"
+    path = farm.cwd / "mpifarm-run-1-2.h5"
     assert (farm.cwd / "lfs.log").read_text() == f"setstripe -c 8 -S 4194304 {path}\n"
     assert int((farm.cwd / "inode").read_text()) == path.stat().st_ino
     assert farm.output("1") == b"one\n"

@@ -146,7 +146,7 @@ def test_following_an_attempt_that_runs(tmp_path: Path) -> None:
 
 
 def test_a_plain_h5py_user_reads_task_17_in_five_lines(tmp_path: Path) -> None:
-    writer, gatherer = new_writer(tmp_path / "run-1.h5"), Gatherer()
+    writer, gatherer = new_writer(tmp_path / "mpifarm-run-1.h5"), Gatherer()
     for task in range(1, 40):
         gatherer.whole((1 + task % 2, task, 1), b"answer %d\n" % task, b"warning\n")
     writer.append(gatherer.message())
@@ -155,7 +155,7 @@ def test_a_plain_h5py_user_reads_task_17_in_five_lines(tmp_path: Path) -> None:
     assert len(lines) == 6 and lines[0] == "import h5py"
     printed = io.StringIO()
     with contextlib.redirect_stdout(printed):
-        exec("\n".join(lines).replace("run-1.h5", str(writer.path)), {})
+        exec("\n".join(lines).replace("mpifarm-run-1.h5", str(writer.path)), {})
     assert printed.getvalue() == "answer 17\n\n"
 
 

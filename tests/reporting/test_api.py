@@ -38,7 +38,7 @@ class OpenClient(FakeClient):
 def scribe(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Scribe]:
     """The run file of the examples."""
     monkeypatch.chdir(tmp_path)
-    scribe = Scribe(tmp_path / "run-1.h5")
+    scribe = Scribe(tmp_path / "mpifarm-run-1.h5")
     yield scribe
     scribe.close()
 

@@ -87,6 +87,18 @@ def test_no_link_is_followed_and_nothing_replaced(job: Job, typed: Typed, tmp_pa
     assert said.code == 0 and (tmp_path / "out/1/sub/b").read_bytes() == b"b"
 
 
+@pytest.mark.parametrize("name", ["n" * 255, "n" * 256, "d" * 256 + "/x"], ids=["longest", "too long", "directory"])
+def test_a_name_that_cannot_be_had_costs_one_file(job: Job, typed: Typed, tmp_path: Path, name: str) -> None:
+    """Kind: a file that cannot be extracted, for its name's sake; those after it are."""
+    job.ended(1, {"before": b"1", name: b"long", "good": b"good"})
+    job.ended(2, {"good": b"too"})
+    said = typed("report", "scan", "--captured", "--extract", str(tmp_path / "out"))
+    had = len(name) == 255
+    assert said.code == (0 if had else 5) and ("File name too long" in said.err) == (not had)
+    files = {str(path.relative_to(tmp_path / "out")) for path in (tmp_path / "out").rglob("*") if path.is_file()}
+    assert files == {"1/before", "1/good", "2/good"} | ({f"1/{name}"} if had else set())
+
+
 def test_what_was_not_kept_is_said_once_for_many_tasks(job: Job, typed: Typed) -> None:
     for task in (1, 2, 3):
         job.ended(task, {}, flags=STDOUT_CUT | STDERR_CUT, stdout_bytes=10, stderr_bytes=7)

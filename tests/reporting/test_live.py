@@ -128,6 +128,6 @@ def test_the_python_api(farm: Farm, pg_dsn: Dsn) -> None:
         assert [(task.exit_code, task.command) for task in job.tasks("state = failed")] == [
             (3, b"echo two >&2; exit 3")
         ]
-    with mpifarm.open_run(farm.cwd / "run-1.h5") as run:
+    with mpifarm.open_run(farm.cwd / "mpifarm-run-1.h5") as run:
         assert [run.stdout(task) for task in run] == [b"one\n", b"", b"three\n"]
         assert run.stderr(2) == b"two\n"
