@@ -23,7 +23,7 @@ from mpifarm.core.patterns import CapturePattern
 from mpifarm.core.row import CAPTURED, CONTENTS, HAS_CONTENTS, NOT_ALL_TAKEN, STDERR, STDOUT
 from mpifarm.launch.holding import Holding, hold
 from mpifarm.launch.outbox import AttemptId, EndedProcess, Outbox
-from mpifarm.launch.spawning import Said, Stream, fresh, told
+from mpifarm.launch.seat import Said, Stream, fresh, told
 from mpifarm.launch.taking import TICK_MAX_NS, Step, Taking, file_clock_ns
 
 STEPS_AT_ONCE = 64

@@ -18,7 +18,7 @@ from mpifarm.core.messages import Closed, Ended, LauncherLog, Pieces
 from mpifarm.core.model import Limits
 from mpifarm.launch.arena import CELL_BYTES, Arena
 from mpifarm.launch.link import Link
-from mpifarm.launch.spawning import Said, Stream
+from mpifarm.launch.seat import Said, Stream
 
 ENDED_MAX = 64
 FULL_CELLS_MAX = Limits().message_bytes_max // CELL_BYTES

@@ -12,7 +12,7 @@ from collections.abc import Iterable
 from math import inf
 
 from mpifarm.launch.closing import Closing
-from mpifarm.launch.spawning import Seat, Stream
+from mpifarm.launch.seat import Seat, Stream
 
 WATCH_AFTER_S = 0.02
 LITTLE_BYTES = 64 << 10

@@ -28,7 +28,8 @@ from mpifarm.launch.memory_killer import MemoryKiller
 from mpifarm.launch.orphans import Marks, Orphans
 from mpifarm.launch.outbox import EndedProcess, Outbox, make_cells
 from mpifarm.launch.reading import Reader
-from mpifarm.launch.spawning import NotLaunchedError, Said, Seat, Spawner, Stream, make_seats, peak_kib, told
+from mpifarm.launch.seat import Said, Seat, Stream, make_seats, told
+from mpifarm.launch.spawning import NotLaunchedError, Spawner, peak_kib
 
 PENDING_BYTES_MAX = 1 << 20
 """More than that on its way to the rank: stop reading and starting."""
@@ -249,10 +250,13 @@ class Watch:
     def _finish(self, now: float) -> None:
         """Read the last output of those that have ended, report them, free their slots: as far as there are cells."""
         while self._ended and not self._cells.low:
-            seat, ended_at, status, usage, left = self._ended.popleft()
+            seat, ended_at, status, usage, left = self._ended[0]
             running = seat.running
             assert running is not None
-            said = self._read_all(seat, running, left, now)
+            said = self._read_all(seat, running, left, ended_at, now)
+            if said is None:
+                continue
+            self._ended.popleft()
             seat.running = None
             process = (running, seat.started, ended_at, status, usage, *said)
             if not self._closing.end(process, now):
@@ -261,21 +265,26 @@ class Watch:
         if not self._by_pid and self._launching.idle:
             self._outbox.finish(now)
 
-    def _read_all(self, seat: Seat, running: Running, left: bool, now: float) -> tuple[Said, Said]:
+    def _read_all(
+        self, seat: Seat, running: Running, left: bool, ended_at: float, now: float
+    ) -> tuple[Said, Said] | None:
         """Read the last output of the attempt in `seat`; `left`: it had left processes behind, now dead.
 
-        Returns what it said in all on stdout and stderr."""
+        Returns what it said in all on stdout and stderr; None: there is more."""
         block = running.block
 
         def read(stream: Stream) -> int:
             return self._closing.read((block.lease, running.task, block.attempt), stream, now)
 
-        seat.read(read)
+        if not seat.read(read):
+            return None
         if left:
             seat.read_last(read)
         said = seat.take_said()
         if left:
             seat.renew()
+        else:
+            seat.refresh(ended_at)
         return said
 
     def _sweep(self, ended: dict[int, Seat], now: float) -> set[int]:

@@ -14,7 +14,8 @@ import pytest
 
 from mpifarm.core.model import FailureClass, Shape, State, TaskText
 from mpifarm.launch.environ import Environment
-from mpifarm.launch.spawning import FileActions, spawn
+from mpifarm.launch.seat import FileActions
+from mpifarm.launch.spawning import spawn
 from tests.launch.node import OneNode
 
 pytestmark = pytest.mark.slow
