@@ -15,7 +15,8 @@ from operator import itemgetter
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple, TypedDict
 
-from mpifarm.core.model import Limits, Part, Shape, TaskText
+from mpifarm.core.model import Limits, Part, TaskText
+from mpifarm.core.needs import Needs
 from mpifarm.errors import UsageError
 from mpifarm.units import parse_duration
 
@@ -95,7 +96,7 @@ def submit(commands: Iterable[str | bytes | Command], **options: Unpack[Options]
     check_terms(request)
     with open_queue(options.get("dsn")) as queue:
         cwd = os.fsencode(Path.cwd())
-        return queue.submit_on(terms_of(queue, request), request.name or "python", cwd, _parts(commands, request.shape))
+        return queue.submit_on(terms_of(queue, request), request.name or "python", cwd, _parts(commands, request.needs))
 
 
 def wait(job: str, timeout_s: float | None = None, dsn: str | None = None) -> dict[str, int]:
@@ -169,13 +170,13 @@ def _request(options: Mapping[str, Any]) -> Request:
     return Request(**known)
 
 
-def _parts(commands: Iterable[str | bytes | Command], shape: Shape) -> Iterator[Part]:
-    """Tasks in parts of one shape that wait for the same."""
+def _parts(commands: Iterable[str | bytes | Command], needs: Needs) -> Iterator[Part]:
+    """Tasks in parts that need and wait for the same."""
     from mpifarm.intake.expand import in_parts
     from mpifarm.intake.records import Naming
     from mpifarm.intake.taskfile import check_command
 
-    shapes: deque[Shape] = deque()
+    needed: deque[Needs] = deque()
     """Of the tasks that `settle` has taken and not given back yet."""
 
     def records() -> Iterator[tuple[int, TaskText, dict[str, object]]]:
@@ -183,13 +184,13 @@ def _parts(commands: Iterable[str | bytes | Command], shape: Shape) -> Iterator[
             one = given if isinstance(given, Command) else Command(given)
             text = _bytes(one.command, number)
             check_command(text, "commands", number)
-            shapes.append(_shape(one, shape, number))
+            needed.append(_needs_of(one, needs, number))
             wanted = {"requires": _listed(one.requires), "requires_any": _listed(one.requires_any)}
             yield number, TaskText(text), {"name": one.name, **wanted}
 
-    settled = ((shapes.popleft(), *found) for found in Naming("commands", "command", keep=True).settle(records()))
-    for (needed, parents), group in groupby(settled, itemgetter(0, 2)):
-        yield from in_parts(needed, map(itemgetter(1), group), parents)
+    settled = ((needed.popleft(), *found) for found in Naming("commands", "command", keep=True).settle(records()))
+    for (its, parents), group in groupby(settled, itemgetter(0, 2)):
+        yield from in_parts(its, map(itemgetter(1), group), parents)
 
 
 def _bytes(command: object, number: int) -> bytes:
@@ -204,18 +205,18 @@ def _bytes(command: object, number: int) -> bytes:
     return text
 
 
-def _shape(command: Command, shape: Shape, number: int) -> Shape:
+def _needs_of(command: Command, needs: Needs, number: int) -> Needs:
     from mpifarm.intake.directives import CPUS_MAX
 
     try:
         if command.cpus is not None:
             _check_whole(command.cpus, "cpus", 1, CPUS_MAX)
-            shape = shape._replace(cpus=command.cpus)
+            needs = needs._replace(cpus=command.cpus)
         if command.time_limit is not None:
-            shape = shape._replace(time_limit_s=_seconds(command.time_limit))
+            needs = needs._replace(time_limit_s=_seconds(command.time_limit))
     except UsageError as error:
         raise UsageError(f"commands:{number}: {error}") from None
-    return shape
+    return needs
 
 
 def _listed(wanted: Wanted) -> list[int | str]:

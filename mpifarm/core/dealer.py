@@ -77,7 +77,7 @@ class Dealer:
             share = -(-leader.unmet * self.stock.tasks // wanted) if wanted > self.stock.tasks else leader.unmet
             blocks = self.stock.cut(max(1, min(share, leader.unmet)), leader.slots)
             if blocks:
-                cpus = sum(block.shape.cpus * len(block.tasks) for block in blocks)
+                cpus = sum(block.needs.cpus * len(block.tasks) for block in blocks)
                 leader.sent += cpus
                 self._credit(rank, leader, max(0, leader.unmet - cpus))
                 jobs = tuple(self._jobs[job] for job in {b.job: None for b in blocks} if job not in leader.jobs)

@@ -113,7 +113,7 @@ class _Queued:
 
 def _unbegun(blocks: Sequence[Block]) -> Unbegun:
     spans = (Span(b.lease, b.job, b.lo, b.hi, b.attempt, b.fails, b.crashes) for b in blocks)
-    return Unbegun(tuple(spans), sum(block.shape.cpus * len(block.tasks) for block in blocks))
+    return Unbegun(tuple(spans), sum(block.needs.cpus * len(block.tasks) for block in blocks))
 
 
 class Launching:
@@ -144,10 +144,10 @@ class Launching:
         """Put blocks at the end of the queue. Returns the attempts that no slot of this node can ever hold."""
         refused: list[Running] = []
         for block in blocks:
-            if self._node.holds(block.shape):
+            if self._node.holds(block.needs):
                 self._queue.append(_Queued(block))
             else:
-                refusal = f"the task wants {block.shape.cpus} cpus; this node has {self._node.slots}"
+                refusal = f"the task wants {block.needs.cpus} cpus; this node has {self._node.slots}"
                 refused += [Running(block, index, 0, refusal=refusal) for index in range(len(block.tasks))]
         return refused
 
@@ -160,7 +160,7 @@ class Launching:
             if place is None:
                 return None
             queued = self._queue[place]
-            if now + queued.block.shape.time_limit_s <= self._must_end_by:
+            if now + queued.block.needs.time_limit_s <= self._must_end_by:
                 break
             self._late.append(queued.rest)
             del self._queue[place]
@@ -168,8 +168,8 @@ class Launching:
         queued.taken += 1
         if queued.taken == len(block.tasks):
             del self._queue[place]
-        slot = self._node.place(block.shape)
-        limit_s = block.shape.time_limit_s
+        slot = self._node.place(block.needs)
+        limit_s = block.needs.time_limit_s
         attempt = Running(block, index, slot, now + limit_s if limit_s else inf)
         self.running[slot] = attempt
         if attempt.limit_at < self.next_due:
@@ -178,13 +178,13 @@ class Launching:
 
     def _next_that_fits(self) -> int | None:
         queue, node = self._queue, self._node
-        if node.fits(queue[0].block.shape):
+        if node.fits(queue[0].block.needs):
             self._passes = 0
             return 0
         if self._passes >= self._passes_max:
             return None
         for place in range(1, min(len(queue), LOOK_AHEAD)):
-            if node.fits(queue[place].block.shape):
+            if node.fits(queue[place].block.needs):
                 self._passes += 1
                 return place
         return None

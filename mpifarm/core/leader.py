@@ -105,7 +105,7 @@ class Leader:
         return actions + self._gathering.send(now, last=self._attempts == 0) + self._ask(now)
 
     def _receive(self, deal: Deal) -> list[Action]:
-        cpus = sum(block.shape.cpus * len(block.tasks) for block in deal.blocks)
+        cpus = sum(block.needs.cpus * len(block.tasks) for block in deal.blocks)
         self._received += cpus
         self._busy += cpus
         self._attempts += sum(len(block.tasks) for block in deal.blocks)

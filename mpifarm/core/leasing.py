@@ -53,7 +53,7 @@ class Leasing:
         self._left, self._others_slots = grant.ready_left, grant.others_slots
         if grant.blocks:
             self._work_at = now
-            cpus = [(block.shape.cpus, len(block.tasks)) for block in grant.blocks]
+            cpus = [(block.needs.cpus, len(block.tasks)) for block in grant.blocks]
             mean = sum(width * count for width, count in cpus) / sum(count for _, count in cpus)
             self._cpus_per_task += _WEIGHT * (mean - self._cpus_per_task)
         self.dry = None if grant.blocks else grant

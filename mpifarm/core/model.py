@@ -7,6 +7,8 @@ from dataclasses import dataclass, replace
 from enum import IntEnum
 from typing import NamedTuple, NewType
 
+from mpifarm.core.needs import Needs
+
 JobId = NewType("JobId", int)
 LeaseId = NewType("LeaseId", int)
 RunId = NewType("RunId", int)
@@ -40,12 +42,11 @@ class FailureClass(IntEnum):
     CANCELLED = 8
 
 
-class Shape(NamedTuple):
-    """What one attempt of a task needs. Tasks of one shape in a row are one range of the queue."""
+class Kind(IntEnum):
+    """How a task runs, and thus what its body means. The numbers are stored in the queue."""
 
-    cpus: int = 1
-    time_limit_s: float = 0.0
-    """0: no limit."""
+    COMMAND = 0
+    """The body is a line for a shell."""
 
 
 class Parent(NamedTuple):
@@ -62,33 +63,35 @@ class Parent(NamedTuple):
 class Part(NamedTuple):
     """Tasks in a row that need the same and wait for the same, on their way into the queue."""
 
-    shape: Shape
+    needs: Needs
     tasks: list[TaskText] | list[bytes]
-    """Bare commands where none has an entry: of ten million plain lines nothing else is made."""
+    """Bare bodies where none has an entry: of ten million plain lines nothing else is made."""
     parents: tuple[Parent, ...] = ()
+    kind: Kind = Kind.COMMAND
 
 
 class TaskText(NamedTuple):
-    """The command line of one task, and the entry it was made from (None: the line stands for itself)."""
+    """What one task runs, as its kind understands it, and the entry it was made from (None: it stands for itself)."""
 
-    command: bytes
+    body: bytes
     entry: bytes | None = None
 
 
 @dataclass(frozen=True, slots=True)
 class Block:
-    """Tasks `[lo, lo + len(tasks))` of one job, one shape, one lease, handed over at once. Numbers are 1-based."""
+    """Tasks `[lo, lo + len(tasks))` of one job, kind and lease that need the same; the first task is number 1."""
 
     lease: LeaseId
     job: JobId
     attempt: int
-    shape: Shape
+    needs: Needs
     lo: int
     tasks: Sequence[TaskText]
     fails: int = 0
     """Failed attempts of each of them that count against its retries."""
     crashes: int = 0
     """Nodes each of them was lost with."""
+    kind: Kind = Kind.COMMAND
 
     @property
     def hi(self) -> int:

@@ -7,7 +7,7 @@ order, nothing is left to chance. A further resource (memory, GPUs) is one more 
 
 from __future__ import annotations
 
-from mpifarm.core.model import Shape
+from mpifarm.core.needs import Needs
 
 
 class Node:
@@ -22,25 +22,25 @@ class Node:
         self._free = (1 << slots) - 1
         self._taken: dict[int, int] = {}
 
-    def holds(self, shape: Shape) -> bool:
-        """Whether an attempt of this shape fits when the node is empty."""
-        return shape.cpus <= self.slots
+    def holds(self, needs: Needs) -> bool:
+        """Whether an attempt that needs this fits when the node is empty."""
+        return needs.cpus <= self.slots
 
-    def fits(self, shape: Shape) -> bool:
-        """Whether an attempt of this shape fits now."""
-        return shape.cpus <= self.free_cpus
+    def fits(self, needs: Needs) -> bool:
+        """Whether an attempt that needs this fits now."""
+        return needs.cpus <= self.free_cpus
 
-    def place(self, shape: Shape) -> int:
-        """Take the lowest free cores and return the slot. The shape must fit."""
-        assert 0 < shape.cpus <= self.free_cpus
+    def place(self, needs: Needs) -> int:
+        """Take the lowest free cores and return the slot. It must fit."""
+        assert 0 < needs.cpus <= self.free_cpus
         rest = self._free
-        for _ in range(shape.cpus):
+        for _ in range(needs.cpus):
             rest &= rest - 1  # without its lowest bit
         taken = self._free ^ rest
         slot = (taken & -taken).bit_length() - 1
         self._free = rest
         self._taken[slot] = taken
-        self.free_cpus -= shape.cpus
+        self.free_cpus -= needs.cpus
         return slot
 
     def free(self, slot: int) -> None:

@@ -27,7 +27,7 @@ class Stock:
         wide: list[Block] = []
         while self._blocks and cpus > 0:
             block = self._blocks.popleft()
-            width = block.shape.cpus
+            width = block.needs.cpus
             if width > cpus_max:
                 wide.append(block)
                 continue
@@ -63,7 +63,7 @@ class Stock:
 
     def take_wider(self, cpus: int) -> list[Block]:
         """Take off all blocks of tasks wider than `cpus`; 0 takes everything."""
-        wide = [block for block in self._blocks if block.shape.cpus > cpus]
-        self._blocks = deque(block for block in self._blocks if block.shape.cpus <= cpus)
+        wide = [block for block in self._blocks if block.needs.cpus > cpus]
+        self._blocks = deque(block for block in self._blocks if block.needs.cpus <= cpus)
         self.tasks -= sum(len(block.tasks) for block in wide)
         return wide

@@ -8,9 +8,10 @@ from __future__ import annotations
 
 import re
 
-from mpifarm.core.model import Parent, Shape
+from mpifarm.core.model import Parent
+from mpifarm.core.needs import Needs
 from mpifarm.errors import UsageError
-from mpifarm.intake.needs import Unclear
+from mpifarm.intake.parents import Unclear
 from mpifarm.units import parse_count, parse_duration
 
 CPUS_MAX = 65_535
@@ -63,8 +64,8 @@ def parse_barrier(line: bytes, start: int) -> bool | None:
     return len(words) == 2
 
 
-def parse_options(line: bytes, start: int, shape: Shape) -> Shape:
-    """The shape with the options of the directive replaced: `--option value` or `--option=value`. Raises Unclear."""
+def parse_options(line: bytes, start: int, needs: Needs) -> Needs:
+    """`needs` with the options of the directive replaced: `--option value` or `--option=value`. Raises Unclear."""
     words = list(_WORD.finditer(line, start))
     if not words:
         raise Unclear(start, "the directive names no option (--cpus or --time-limit) and no BARRIER")
@@ -82,13 +83,13 @@ def parse_options(line: bytes, start: int, shape: Shape) -> Shape:
         value = _shown(words[position][0])
         try:
             if option == "--cpus":
-                shape = shape._replace(cpus=parse_count(value, option, highest=CPUS_MAX))
+                needs = needs._replace(cpus=parse_count(value, option, highest=CPUS_MAX))
             else:
-                shape = shape._replace(time_limit_s=parse_duration(value))
+                needs = needs._replace(time_limit_s=parse_duration(value))
         except UsageError as error:
             raise Unclear(words[position].start(), str(error)) from None
         position += 1
-    return shape
+    return needs
 
 
 def _not_here(option: str) -> str:

@@ -27,7 +27,8 @@ from itertools import groupby, product
 from operator import itemgetter
 from typing import BinaryIO
 
-from mpifarm.core.model import Parent, Part, Shape, TaskText
+from mpifarm.core.model import Parent, Part, TaskText
+from mpifarm.core.needs import Needs
 from mpifarm.errors import UsageError
 from mpifarm.intake.records import tasks_of
 from mpifarm.intake.replacement import Record, Template, Values, compile_keys, compile_positions
@@ -49,7 +50,7 @@ class Expansion:
     from_json: str | None = None
 
 
-def expand_arguments(asked: Expansion, shape: Shape, stdin: BinaryIO) -> Iterator[Part]:
+def expand_arguments(asked: Expansion, needs: Needs, stdin: BinaryIO) -> Iterator[Part]:
     """The tasks in order, in parts of at most 10,000 tasks or about 8 MiB; a single one when nothing is repeated.
 
     UsageErrors of the words are raised here, those of files while their lines stream by.
@@ -74,31 +75,31 @@ def expand_arguments(asked: Expansion, shape: Shape, stdin: BinaryIO) -> Iterato
     elif asked.each_line is not None:
         tasks = _repeated(compile_positions(command, 1), asked.each_line, _lines(asked.each_line, stdin))
     elif asked.from_json is not None:
-        return _from_records(compile_keys(command), asked.from_json, shape, stdin)
+        return _from_records(compile_keys(command), asked.from_json, needs, stdin)
     else:
         check_command(command, "command", 1)
         tasks = iter([TaskText(command)])
-    return in_parts(shape, tasks)
+    return in_parts(needs, tasks)
 
 
-def in_parts(shape: Shape, tasks: Iterable[TaskText], parents: tuple[Parent, ...] = ()) -> Iterator[Part]:
+def in_parts(needs: Needs, tasks: Iterable[TaskText], parents: tuple[Parent, ...] = ()) -> Iterator[Part]:
     """The tasks, which need and wait for the same, in parts of limited length."""
     run: list[TaskText] = []
     size = 0
     for task in tasks:
         run.append(task)
-        size += len(task.command) + len(task.entry or b"")
+        size += len(task.body) + len(task.entry or b"")
         if len(run) == RUN_TASKS_MAX or size >= RUN_BYTES_MAX:
-            yield Part(shape, run, parents)
+            yield Part(needs, run, parents)
             run, size = [], 0
     if run:
-        yield Part(shape, run, parents)
+        yield Part(needs, run, parents)
 
 
-def _from_records(template: Template[Record], path: str, shape: Shape, stdin: BinaryIO) -> Iterator[Part]:
+def _from_records(template: Template[Record], path: str, needs: Needs, stdin: BinaryIO) -> Iterator[Part]:
     with _open(path, stdin) as stream:
         for parents, tasks in groupby(tasks_of(template, path, stream), itemgetter(1)):
-            yield from in_parts(shape, map(itemgetter(0), tasks), parents)
+            yield from in_parts(needs, map(itemgetter(0), tasks), parents)
 
 
 # Where values come from.

@@ -18,7 +18,7 @@ from typing import BinaryIO, NamedTuple, cast
 
 from mpifarm.core.model import Parent, TaskText
 from mpifarm.errors import UsageError
-from mpifarm.intake.needs import TASKS_MAX, Needs, merged
+from mpifarm.intake.parents import TASKS_MAX, Parents, merged
 from mpifarm.intake.replacement import Record, Template, encode_json
 from mpifarm.intake.taskfile import check_command
 
@@ -58,7 +58,7 @@ def _filled(template: Template[Record], path: str, stream: BinaryIO) -> Iterator
             task = TaskText(template.fill(record, number), entry)
         except UsageError as error:
             raise UsageError(f"{path}:{line}: record {number} {error}") from None
-        check_command(task.command, path, line)
+        check_command(task.body, path, line)
         yield line, task, record
     if number == 0:
         raise UsageError(f"{path}: there is no record in it")
@@ -69,7 +69,7 @@ class Naming:
     `keep`: names are remembered."""
 
     def __init__(self, path: str, noun: str, keep: bool) -> None:
-        self._needs = Needs(path)
+        self._parents = Parents(path)
         self._path, self._noun = path, noun
         self._keep = keep
         self._numbers: dict[str, int] = {}
@@ -95,7 +95,7 @@ class Naming:
                 yield task, ()
         if held:
             raise self._unknown(held[0])
-        self._needs.check(number)
+        self._parents.check(number)
 
     def _called(self, name: object, number: int) -> None:
         if not self._keep or not isinstance(name, str):
@@ -126,10 +126,10 @@ class Naming:
     def _settled(self, held: _Held) -> tuple[TaskText, tuple[Parent, ...]]:
         parents = merged(held.parents)
         if parents:
-            self._needs.add(held.number, held.number + 1, held.line, parents)
+            self._parents.add(held.number, held.number + 1, held.line, parents)
             furthest = max(parent.hi for parent in parents)
             if furthest > held.number:
-                self._needs.looks_forward(held.line, 0, None, furthest)
+                self._parents.looks_forward(held.line, 0, None, furthest)
         return held.task, parents
 
     def _unknown(self, held: _Held) -> UsageError:

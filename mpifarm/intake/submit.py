@@ -18,7 +18,8 @@ from pathlib import Path
 from types import FrameType
 from typing import TYPE_CHECKING, BinaryIO, cast
 
-from mpifarm.core.model import Parent, Part, Shape
+from mpifarm.core.model import Parent, Part
+from mpifarm.core.needs import Needs
 from mpifarm.errors import UsageError
 from mpifarm.intake.policy import Wish, Wishes
 from mpifarm.progress import Progress
@@ -65,8 +66,8 @@ class Request:
     as_json: bool = False
 
     @property
-    def shape(self) -> Shape:
-        return Shape(self.cpus, self.time_limit_s)
+    def needs(self) -> Needs:
+        return Needs(self.cpus, time_limit_s=self.time_limit_s)
 
     @property
     def wishes(self) -> Wishes:
@@ -208,11 +209,11 @@ def _parts(request: Request, stack: ExitStack, content: _Content) -> Parts:
 
     if not request.files:
         asked = Expansion(request.words or (), request.array, request.each_line, request.from_json)
-        return expand_arguments(asked, request.shape, sys.stdin.buffer)
+        return expand_arguments(asked, request.needs, sys.stdin.buffer)
     name = request.files[0]
     if name == "-":
-        return read_tasks(sys.stdin.buffer, "stdin", request.shape)
-    return read_tasks(content.of(stack.enter_context(_open(name))), name, request.shape)
+        return read_tasks(sys.stdin.buffer, "stdin", request.needs)
+    return read_tasks(content.of(stack.enter_context(_open(name))), name, request.needs)
 
 
 def _open(name: str) -> BinaryIO:

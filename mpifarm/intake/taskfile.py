@@ -4,7 +4,8 @@
 - Lines of blanks and tabs only, and lines whose first character after those is `#`, are skipped.
 - `#MPIFARM ...` (no blank after `#`) is a directive for the lines after it: see `intake.directives`. `# MPIFARM ...` is
   a mere comment.
-- `[# 1-9 #] merge` waits for other tasks: see `intake.needs`. What follows is the command, without the blanks between.
+- `[# 1-9 #] merge` waits for other tasks: see `intake.parents`. What follows is the command, without the blanks
+  between.
 - Refused, with file, line and column: NUL bytes, lines above 1 MiB, quotes that stay open, a backslash as line
   continuation, directives and needs that are not understood, and needs that can never be met. Nothing that bash could
   run is refused for its quoting.
@@ -20,10 +21,11 @@ from collections.abc import Iterator
 from typing import BinaryIO
 
 from mpifarm.core.commandline import find_flaw
-from mpifarm.core.model import Parent, Part, Shape
+from mpifarm.core.model import Parent, Part
+from mpifarm.core.needs import Needs
 from mpifarm.errors import TaskFileError, UsageError
 from mpifarm.intake.directives import DIRECTIVE, Barrier, parse_barrier, parse_options
-from mpifarm.intake.needs import Annotations, Needs, Unclear, merged
+from mpifarm.intake.parents import Annotations, Parents, Unclear, merged
 
 COMMAND_BYTES_MAX = 1 << 20
 RUN_TASKS_MAX = 10_000
@@ -37,11 +39,11 @@ _TRACES = (b"\0", b"#", b"'", b'"', b"\\\n", b"\n\n", b" \n", b"\t\n")
 """A buffer that begins with no line end and holds none of these consists of plain commands."""
 
 
-def read_tasks(stream: BinaryIO, name: str, defaults: Shape) -> Iterator[Part]:
+def read_tasks(stream: BinaryIO, name: str, defaults: Needs) -> Iterator[Part]:
     """The tasks in file order, in parts of at most 10,000 tasks or about 1 MiB each.
 
     `name` is for messages. Raises TaskFileError at the first bad line, UsageError when there is no task at all, and
-    either at the end for needs that cannot be met; parts before have been yielded by then.
+    either at the end for parents that cannot be; parts before have been yielded by then.
     """
     reading = _Reading(name, defaults)
     for buffer in _buffers(stream):
@@ -57,13 +59,13 @@ def read_tasks(stream: BinaryIO, name: str, defaults: Shape) -> Iterator[Part]:
         reading.line += len(lines)
     if not reading.tasks:
         raise UsageError(f"{name}: there is no task in it (write one command a line)")
-    reading.needs.check(reading.tasks)
+    reading.parents.check(reading.tasks)
 
 
-def _in_runs(shape: Shape, commands: list[bytes], parents: tuple[Parent, ...]) -> Iterator[Part]:
+def _in_runs(needs: Needs, commands: list[bytes], parents: tuple[Parent, ...]) -> Iterator[Part]:
     """The commands as tasks, in parts of limited length."""
     for lo in range(0, len(commands), RUN_TASKS_MAX):
-        yield Part(shape, commands[lo : lo + RUN_TASKS_MAX], parents)
+        yield Part(needs, commands[lo : lo + RUN_TASKS_MAX], parents)
 
 
 def _buffers(stream: BinaryIO) -> Iterator[bytes]:
@@ -88,12 +90,12 @@ def _buffers(stream: BinaryIO) -> Iterator[bytes]:
 class _Reading:
     """How far a file has been read: the number of the next line, the tasks so far, and what holds for the lines on."""
 
-    def __init__(self, name: str, shape: Shape) -> None:
+    def __init__(self, name: str, needs: Needs) -> None:
         self.line = 1
         self.tasks = 0
-        self.needs = Needs(name)
+        self.parents = Parents(name)
         self._name = name
-        self._shape = shape
+        self._needs = needs
         self._barrier = Barrier()
         self._annotations = Annotations()
 
@@ -102,8 +104,8 @@ class _Reading:
         first, parents = self.tasks + 1, self._barrier.parents
         self.tasks += len(commands)
         if parents:
-            self.needs.add(first, self.tasks + 1, self.line, parents)
-        yield from _in_runs(self._shape, commands, parents)
+            self.parents.add(first, self.tasks + 1, self.line, parents)
+        yield from _in_runs(self._needs, commands, parents)
 
     def special(self, lines: list[bytes]) -> Iterator[Part]:
         """Any lines."""
@@ -115,7 +117,7 @@ class _Reading:
                 continue
             if start[0] == 0x23:
                 if DIRECTIVE.match(line):
-                    yield from _in_runs(self._shape, commands, parents)
+                    yield from _in_runs(self._needs, commands, parents)
                     commands = []
                     self._direct(line, number)
                     parents = common = self._barrier.parents
@@ -126,13 +128,13 @@ class _Reading:
                 check_command(line, self._name, number)
                 wanted = common
             if wanted != parents:
-                yield from _in_runs(self._shape, commands, parents)
+                yield from _in_runs(self._needs, commands, parents)
                 commands, parents = [], wanted
             commands.append(line)
             self.tasks += 1
             if wanted:
-                self.needs.add(self.tasks, self.tasks + 1, number, wanted)
-        yield from _in_runs(self._shape, commands, parents)
+                self.parents.add(self.tasks, self.tasks + 1, number, wanted)
+        yield from _in_runs(self._needs, commands, parents)
 
     def _direct(self, line: bytes, number: int) -> None:
         directive = DIRECTIVE.match(line)
@@ -142,7 +144,7 @@ class _Reading:
             if check is not None:
                 self._barrier.put(self.tasks, check)
             else:
-                self._shape = parse_options(line, directive.end(), self._shape)
+                self._needs = parse_options(line, directive.end(), self._needs)
         except Unclear as flaw:
             raise _bad_line(self._name, number, flaw.offset, line, flaw.reason) from None
 
@@ -156,7 +158,7 @@ class _Reading:
         if found.forward is not None:
             furthest = max(parent.hi for parent in found.parents)
             shown = _shown(line[:_SHOWN_BYTES]) if found.forward < _SHOWN_BYTES - 100 else None
-            self.needs.looks_forward(number, len(_shown(line[: found.forward])), shown, furthest)
+            self.parents.looks_forward(number, len(_shown(line[: found.forward])), shown, furthest)
         barrier = self._barrier.parents
         return line[found.start :], merged((*barrier, *found.parents)) if barrier else found.parents
 

@@ -150,7 +150,7 @@ class Closing:
             self._launching.free(running.slot)
             self._report(fields, kept, now)
             return True
-        entry = running.text.command if running.text.entry is None else running.text.entry
+        entry = running.text.body if running.text.entry is None else running.text.entry
         values: dict[str, int | str] = {"task": running.task, "attempt": running.block.attempt}
         values |= {"job": wishes.job.name, "": os.fsdecode(entry)}
         taking = Taking(wishes.job.cwd, wishes.patterns, values, begun.clock_ns)

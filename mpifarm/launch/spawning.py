@@ -81,7 +81,7 @@ class Spawner:
         job, env = self._jobs[block.job]
         self._enter(job.cwd)
         named = command if entry is None else entry
-        name_task(env, running.task, block.attempt, block.shape.cpus, seat.slot, named)
+        name_task(env, running.task, block.attempt, block.needs.cpus, seat.slot, named)
         argv = plan(command, shell_only=self._shell_only)
         if argv is not None:
             program = self._programs.get(argv[0]) or self._look_up(argv[0])

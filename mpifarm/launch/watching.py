@@ -306,7 +306,7 @@ class Watch:
         if result[1] and may_be_memory(result) and self._memory_killer.has_killed(ended):
             result = result[0], int(FailureClass.OOM), result[2], result[3]
         return (
-            block.lease, block.job, running.task, block.attempt, *result, running.slot, block.shape.cpus,
+            block.lease, block.job, running.task, block.attempt, *result, running.slot, block.needs.cpus,
             started, ended, usage.ru_utime, usage.ru_stime, peak_kib(usage),
             usage.ru_inblock * BLOCK_BYTES, usage.ru_oublock * BLOCK_BYTES,
             *told(out, err, failed=result[0] == State.FAILED), None,
@@ -319,7 +319,7 @@ class Watch:
         self._outbox.write((block.lease, running.task, block.attempt), STDERR, stderr, now)
         tail = stderr[-Limits().stderr_tail_bytes :] if result[0] == State.FAILED else b""
         attempt = (  # the fields of an EndedAttempt
-            block.lease, block.job, running.task, block.attempt, *result, running.slot, block.shape.cpus,
+            block.lease, block.job, running.task, block.attempt, *result, running.slot, block.needs.cpus,
             at, at, 0.0, 0.0, 0, 0, 0, 0, 0, len(stderr), crc32(stderr), tail, None,
         )  # fmt: skip
         self._closing.forget(running)

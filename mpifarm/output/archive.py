@@ -9,7 +9,8 @@ from typing import Any
 
 import h5py
 
-from mpifarm.core.model import JobId, RunId, Shape
+from mpifarm.core.model import JobId, RunId
+from mpifarm.core.needs import Needs
 from mpifarm.core.row import AttemptRow
 from mpifarm.errors import OutputError, UsageError
 from mpifarm.output import exported
@@ -93,10 +94,10 @@ class Archive:
     def taken_back(self, run: RunId) -> list[tuple[int, int, int]]:  # noqa: ARG002
         return []
 
-    def shapes(self, job: JobId, lo: int = 1, hi: int = 2**31 - 1) -> list[tuple[int, int, Shape]]:  # noqa: ARG002
+    def shapes(self, job: JobId, lo: int = 1, hi: int = 2**31 - 1) -> list[tuple[int, int, Needs]]:  # noqa: ARG002
         rows = self._read(exported.SHAPES, 0, len(self._file[exported.SHAPES]))
         rows = rows[(rows["lo"] < hi) & (rows["hi"] > lo)]
-        return [(max(lo, a), min(hi, b), Shape(cpus, limit_s)) for a, b, cpus, limit_s in rows.tolist()]
+        return [(max(lo, a), min(hi, b), Needs(cpus, time_limit_s=limit_s)) for a, b, cpus, limit_s in rows.tolist()]
 
     def tasks(
         self,

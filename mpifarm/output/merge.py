@@ -17,7 +17,8 @@ from typing import Any, NamedTuple
 import h5py
 import numpy as np
 
-from mpifarm.core.model import RunId, Shape
+from mpifarm.core.model import RunId
+from mpifarm.core.needs import Needs
 from mpifarm.errors import OutputError
 from mpifarm.output import exported, format
 from mpifarm.output.exported import EXPORT_ATTRIBUTE, EXPORT_VERSION, SHAPE_TYPE, TASK_TYPE, Names
@@ -189,13 +190,13 @@ class Merge:
             raise OutputError(f"the runs of this job had more than {_NODES_MAX:,} nodes, which one file cannot name")
         return number
 
-    def close(self, about: Mapping[str, object], shapes: Sequence[tuple[int, int, Shape]]) -> None:
+    def close(self, about: Mapping[str, object], shapes: Sequence[tuple[int, int, Needs]]) -> None:
         """Write what is known about the job, and make the file durable."""
         self._finish_tasks()
         if self._pool is None:
             self._pool = _Pool(self._file, format.CHUNK_BYTES)
         shape_rows = _Table(self._file, exported.SHAPES, SHAPE_TYPE, 1024)
-        shape_rows.append(np.array([(lo, hi, *shape[:2]) for lo, hi, shape in shapes], SHAPE_TYPE))
+        shape_rows.append(np.array([(lo, hi, needs.cpus, needs.time_limit_s) for lo, hi, needs in shapes], SHAPE_TYPE))
         rows = {run: (source.first_row, source.taken.count) for run, source in self._sources.items()}
         text = exported.to_json({**about, "nodes": self._names.all(), "rows": rows})
         about_bytes = _Table(self._file, exported.JOB, np.dtype("u1"), _TEXT_CHUNK)

@@ -28,7 +28,7 @@ class Queue(Protocol):
         """Say where the outputs of the run are."""
 
     def lease(self, run: RunId, tasks_max: int, bytes_max: int, cpus_max: int) -> Grant:
-        """Claim up to `tasks_max` tasks (about `bytes_max` bytes of commands) whose shape fits `cpus_max` cores and the
+        """Claim up to `tasks_max` tasks (about `bytes_max` bytes of commands) that fit `cpus_max` cores and the
         time the run has left, of the jobs and tags it works on, those of the highest priority first. QueueError when
         the run has ended."""
 

@@ -15,7 +15,8 @@ from typing import TYPE_CHECKING, Any
 from psycopg.types.json import Jsonb
 
 from mpifarm.core.job import Policy
-from mpifarm.core.model import FailureClass, JobId, Limits, Part, RunId, Shape, State
+from mpifarm.core.model import FailureClass, JobId, Limits, Part, RunId, State
+from mpifarm.core.needs import Needs
 from mpifarm.errors import UsageError
 from mpifarm.queue.arrays import Int4s
 from mpifarm.queue.changes import Changes
@@ -189,11 +190,11 @@ class Client(Changes):
             row = connection.execute(SQL["leased_when"], {"lease": lease}).fetchone()
         return None if row is None else float(row[0])
 
-    def shapes(self, job: JobId, lo: int = 1, hi: int = 2**31 - 1) -> list[tuple[int, int, Shape]]:
+    def shapes(self, job: JobId, lo: int = 1, hi: int = 2**31 - 1) -> list[tuple[int, int, Needs]]:
         """What the tasks from `lo` to `hi` need, as half-open ranges in order."""
         with self._database.using() as connection:
             rows = connection.execute(SQL["shapes"], {"job": job, "lo": lo, "hi": hi})
-            return [(first, end, Shape(cpus, limit_s)) for first, end, cpus, limit_s in rows]
+            return [(first, end, Needs(cpus, time_limit_s=limit_s)) for first, end, cpus, limit_s in rows]
 
     def pending_cpus(self, job: JobId, lo: int = 1, hi: int = 2**31 - 1) -> dict[int, int]:
         """Pending tasks from `lo` to `hi` by the cores they need."""

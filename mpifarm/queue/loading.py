@@ -4,7 +4,7 @@
 before are left out.
 
 Part of `queue.client`. Nothing is kept but one buffer and the ranges of the COPY under way, so ten million tasks take
-no more memory than ten thousand, also when every line has another shape.
+no more memory than ten thousand, also when every line needs something else.
 """
 
 from __future__ import annotations
@@ -14,7 +14,8 @@ from itertools import chain, count, repeat, starmap
 from struct import Struct
 from typing import NamedTuple
 
-from mpifarm.core.model import JobId, Parent, Part, Shape, TaskText
+from mpifarm.core.model import JobId, Kind, Parent, Part, TaskText
+from mpifarm.core.needs import Needs
 from mpifarm.errors import UsageError
 from mpifarm.queue.arrays import Float8s, Int4s
 from mpifarm.queue.connection import Connection
@@ -51,7 +52,8 @@ class Place(NamedTuple):
 class _Range(NamedTuple):
     """Tasks [lo, hi) on their way in."""
 
-    shape: Shape
+    needs: Needs
+    kind: Kind
     parents: tuple[Parent, ...]
     lo: int
     hi: int
@@ -92,8 +94,8 @@ class Loading:
         del self._ranges[: len(ranges)]
         values = {
             "job": self._job,
-            "cpus": Int4s([part.shape.cpus for part in ranges]),
-            "time_limit_s": Float8s([part.shape.time_limit_s for part in ranges]),
+            "cpus": Int4s([part.needs.cpus for part in ranges]),
+            "time_limit_s": Float8s([part.needs.time_limit_s for part in ranges]),
             "lo": Int4s([part.lo for part in ranges]),
             "hi": Int4s([part.hi for part in ranges]),
             "waits": Int4s([len(part.parents) for part in ranges]),
@@ -114,9 +116,9 @@ class Loading:
         """Rows for COPY, many at once; counts as it goes."""
         rows: list[bytes] = []
         sent = self.tasks
-        for shape, texts, parents in starmap(Part, parts):
+        for needs, texts, parents, kind in starmap(Part, parts):
             for at in range(0, len(texts), _PIECE_TASKS):
-                self._append(Part(shape, texts[at : at + _PIECE_TASKS], parents + self._after), rows)
+                self._append(Part(needs, texts[at : at + _PIECE_TASKS], parents + self._after, kind), rows)
                 if self.tasks - sent >= _PIECE_TASKS:
                     yield b"".join(rows)
                     rows.clear()
@@ -126,7 +128,7 @@ class Loading:
 
     def _append(self, part: Part, rows: list[bytes]) -> None:
         """Rows of `part`, made and joined without a step of Python per task: a submit should be bound by the server."""
-        shape, texts, parents = part
+        needs, texts, parents, kind = part
         first = self._before + self.tasks + 1
         if isinstance(texts[0], bytes):
             commands, tails = texts, _NULLS
@@ -143,10 +145,10 @@ class Loading:
         end = first + len(texts)
         if end > TASKS_MAX + 1:
             raise UsageError(f"a job holds {TASKS_MAX:,} tasks at most")
-        if self._ranges and self._ranges[-1][:2] == (shape, parents):
+        if self._ranges and self._ranges[-1][:3] == (needs, kind, parents):
             self._ranges[-1] = self._ranges[-1]._replace(hi=end)
         else:
-            self._ranges.append(_Range(shape, parents, first, end))
+            self._ranges.append(_Range(needs, kind, parents, first, end))
 
 
 def _columns(texts: list[TaskText]) -> tuple[list[bytes], Iterable[bytes]]:

@@ -132,10 +132,10 @@ class MemoryQueue:
             raise QueueError(f"run {run} has ended; it can lease nothing")
         jobs = self._jobs_of(its.info)
         left_s = float("inf") if its.info.seconds_left is None else its.info.seconds_left - (self._now() - its.began)
-        fitting = [(job, part) for job in jobs for part in self._places.ready[job] if part.shape.cpus <= cpus_max]
-        long = sum(part.hi - part.lo for _, part in fitting if part.shape.time_limit_s > left_s)
+        fitting = [(job, part) for job in jobs for part in self._places.ready[job] if part.needs.cpus <= cpus_max]
+        long = sum(part.hi - part.lo for _, part in fitting if part.needs.time_limit_s > left_s)
         blocks: list[Block] = []
-        for job, part in [pair for pair in fitting if pair[1].shape.time_limit_s <= left_s][:RANGES_MAX]:
+        for job, part in [pair for pair in fitting if pair[1].needs.time_limit_s <= left_s][:RANGES_MAX]:
             mean_bytes = self._places.jobs[job].mean_bytes
             fits = int(bytes_max / mean_bytes) if blocks else max(1, int(bytes_max / mean_bytes))
             take = min(part.hi - part.lo, tasks_max, fits)
@@ -149,14 +149,14 @@ class MemoryQueue:
         grant = Grant(
             blocks=tuple(blocks),
             jobs=tuple(self._places.jobs[job].text for job in dict.fromkeys(block.job for block in blocks)),
-            ready_left=sum(part.hi - part.lo for part in left if part.shape.cpus <= cpus_max) - long,
+            ready_left=sum(part.hi - part.lo for part in left if part.needs.cpus <= cpus_max) - long,
             others_slots=sum(self._runs[other].info.slots for other in others),
         )
         if blocks:  # what only matters to a run that got nothing is counted only then
             return grant
         return replace(
             grant,
-            too_wide=sum(part.hi - part.lo for part in left if part.shape.cpus > cpus_max),
+            too_wide=sum(part.hi - part.lo for part in left if part.needs.cpus > cpus_max),
             silent=sum(len(own.left) for own in self._leases.values() if own.run != run and self._silent(own.run)),
             too_long=long,
             waiting=sum(part.hi - part.lo for job in jobs for part in self._places.waiting[job]),
@@ -180,7 +180,7 @@ class MemoryQueue:
             self._places.ready[job].remove(part)
         self._leases[lease] = _Lease(run, job, taken, set(range(taken.lo, taken.hi)))
         texts = self._places.jobs[job].tasks[taken.lo - 1 : taken.hi - 1]
-        return Block(lease, job, taken.attempt, taken.shape, taken.lo, texts, taken.fails, taken.crashes)
+        return Block(lease, job, taken.attempt, taken.needs, taken.lo, texts, taken.fails, taken.crashes)
 
     def _silent(self, run: RunId) -> bool:
         return self._runs[run].ended or self._now() - self._runs[run].beat > SILENT_S
@@ -224,7 +224,7 @@ class MemoryQueue:
         lease.left.difference_update(range(span.lo, span.hi))
         self._returned.setdefault(span.lease, []).append(part)
         for lo, hi, never in _runs_by(range(span.lo, span.hi), lease.cancelled):
-            back = Range(lo, hi, span.attempt, lease.part.shape, span.fails, span.crashes)
+            back = Range(lo, hi, span.attempt, lease.part.needs, span.fails, span.crashes)
             never = never or part.failure is FailureClass.CANCELLED
             insort((self._places.cancelled if never else self._places.ready)[lease.job], back)
 

@@ -11,7 +11,8 @@ from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 
 from mpifarm.core.job import JobText
-from mpifarm.core.model import JobId, Parent, Shape, State, TaskText
+from mpifarm.core.model import JobId, Parent, State, TaskText
+from mpifarm.core.needs import Needs
 from mpifarm.core.verbs import Outcome
 
 
@@ -21,7 +22,7 @@ class Job:
     tags: Mapping[str, str]
     max_fails: int | None
     tasks: list[TaskText] = field(default_factory=list)
-    shapes: list[Shape] = field(default_factory=list)
+    shapes: list[Needs] = field(default_factory=list)
     needs: list[tuple[int, int, Parent]] = field(default_factory=list)
     """Tasks [lo, hi) wait for a parent, whose job is named."""
     priority: int = 0
@@ -39,7 +40,7 @@ class Range:
     lo: int
     hi: int
     attempt: int = field(compare=False)
-    shape: Shape = field(compare=False)
+    needs: Needs = field(compare=False)
     fails: int = field(compare=False, default=0)
     crashes: int = field(compare=False, default=0)
 
@@ -67,17 +68,17 @@ class Places:
         job = self.jobs[number] = Job(text, tags, max_fails)
         self.ready[number], self.waiting[number], self.cancelled[number] = [], [], []
         ranges: list[Range] = []
-        for shape, texts, *more in parts:
+        for needs, texts, *more in parts:
             lo, hi = len(job.tasks) + 1, len(job.tasks) + len(texts) + 1
             parents = more[0] if more else ()
             job.tasks += texts
-            job.shapes += [shape] * len(texts)
+            job.shapes += [needs] * len(texts)
             job.needs += [(lo, hi, parent._replace(job=parent.job or number)) for parent in parents]
-            if ranges and ranges[-1].shape == shape and not parents and not job.parents(ranges[-1].lo):
+            if ranges and ranges[-1].needs == needs and not parents and not job.parents(ranges[-1].lo):
                 ranges[-1].hi = hi
             else:
-                ranges.append(Range(lo, hi, 1, shape))
-        job.mean_bytes = max(1.0, sum(len(task.command) for task in job.tasks) / len(job.tasks))
+                ranges.append(Range(lo, hi, 1, needs))
+        job.mean_bytes = max(1.0, sum(len(task.body) for task in job.tasks) / len(job.tasks))
         for part in ranges:
             self._place(number, part)
         self.settle()
@@ -163,5 +164,5 @@ class Places:
         return places
 
 
-PartLike = tuple[Shape, list[TaskText]] | tuple[Shape, list[TaskText], tuple[Parent, ...]]
+PartLike = tuple[Needs, list[TaskText]] | tuple[Needs, list[TaskText], tuple[Parent, ...]]
 """A `Part`, or one without parents."""

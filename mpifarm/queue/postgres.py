@@ -12,7 +12,8 @@ import psycopg
 from psycopg.errors import UniqueViolation
 
 from mpifarm.core.job import JobText, Policy
-from mpifarm.core.model import Block, FailureClass, JobId, LeaseId, Limits, RunId, Shape, State, TaskText
+from mpifarm.core.model import Block, FailureClass, JobId, LeaseId, Limits, RunId, State, TaskText
+from mpifarm.core.needs import Needs
 from mpifarm.core.row import AttemptRow, output_checksums
 from mpifarm.core.verbs import Batch, CancelTasks, DrainRun, Grant, Order, Return, RunInfo
 from mpifarm.errors import QueueError, QueueUnreachable
@@ -160,8 +161,8 @@ class PostgresQueue:
             if lease is not None:
                 job, attempt, cpus, limit_s, lo, fails, crashes, name, cwd, policy, commands, entries = of_lease
                 tasks = list(map(TaskText, commands, entries) if entries else map(TaskText, commands))
-                shape = Shape(cpus, limit_s)
-                blocks.append(Block(LeaseId(lease), JobId(job), attempt, shape, lo, tasks, fails, crashes))
+                needs = Needs(cpus, time_limit_s=limit_s)
+                blocks.append(Block(LeaseId(lease), JobId(job), attempt, needs, lo, tasks, fails, crashes))
                 if job not in jobs:
                     jobs[job] = JobText(JobId(job), name, cwd, Policy.from_json(policy))
         return Grant(tuple(blocks), tuple(jobs.values()), *counts)

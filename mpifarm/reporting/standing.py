@@ -27,7 +27,7 @@ def why_pending(client: Client, job: JobSummary, tasks: tuple[int, int], dsn: st
     if not live:
         return [*lines, f"no run is live (start one: {run_command_here(dsn)})"]
     cpus = client.pending_cpus(job.id, *tasks)
-    shortest_s = min((shape.time_limit_s for _, _, shape in client.shapes(job.id, *tasks)), default=0.0)
+    shortest_s = min((needs.time_limit_s for _, _, needs in client.shapes(job.id, *tasks)), default=0.0)
     reasons = {run.id: _why_not(run, job, cpus, shortest_s) for run in live}
     able = [run for run in live if reasons[run.id] is None]
     if not able:

@@ -14,9 +14,10 @@ from collections.abc import Callable, Iterable, Iterator
 from itertools import groupby, islice
 from typing import TYPE_CHECKING, BinaryIO, cast
 
-from mpifarm.core.model import Parent, Shape
+from mpifarm.core.model import Parent
+from mpifarm.core.needs import Needs
 from mpifarm.errors import UsageError
-from mpifarm.intake.needs import merged
+from mpifarm.intake.parents import merged
 from mpifarm.intake.taskfile import check_command
 from mpifarm.reporting.source import archive_of
 
@@ -30,21 +31,21 @@ BLOCK_TASKS = 2000
 def write_taskfile(client: Source, job: JobSummary, lines: Callable[[], Iterable[TaskLine]], out: BinaryIO) -> None:
     """`lines`: asked for twice when tasks of the job wait for others. Raises UsageError for a command that cannot be a
     line of a task file; what came before it is written then."""
-    shape, missing = Shape(), b""
-    needs = _Needs(client, job, lines)
+    needs, missing = Needs(), b""
+    awaited = _Awaited(client, job, lines)
     for task, needed in _shaped(client, job, lines()):
         _check(job, task)
-        if needed != shape:
-            out.write(_directive(shape, needed))
-            shape = needed
-        annotation, comment = needs.of(task.task)
+        if needed != needs:
+            out.write(_directive(needs, needed))
+            needs = needed
+        annotation, comment = awaited.of(task.task)
         if comment != missing:
             out.write(comment)
             missing = comment
         out.write(annotation + task.command + b"\n")
 
 
-class _Needs:
+class _Awaited:
     """What each task waits for, in the numbers of the file. Keeps 4 bytes per task when any waits, else nothing."""
 
     def __init__(self, client: Source, job: JobSummary, lines: Callable[[], Iterable[TaskLine]]) -> None:
@@ -101,15 +102,15 @@ def _range(parent: Parent) -> str:
     return str(parent.lo) if parent.hi - parent.lo == 1 else f"{parent.lo}-{parent.hi - 1}"
 
 
-def _shaped(client: Source, job: JobSummary, lines: Iterable[TaskLine]) -> Iterator[tuple[TaskLine, Shape]]:
+def _shaped(client: Source, job: JobSummary, lines: Iterable[TaskLine]) -> Iterator[tuple[TaskLine, Needs]]:
     ahead = iter(lines)
     while block := list(islice(ahead, BLOCK_TASKS)):
         shapes = iter(client.shapes(job.id, block[0].task, block[-1].task + 1))
-        _, hi, shape = next(shapes)
+        _, hi, needs = next(shapes)
         for task in block:
             while task.task >= hi:
-                _, hi, shape = next(shapes)
-            yield task, shape
+                _, hi, needs = next(shapes)
+            yield task, needs
 
 
 def _check(job: JobSummary, task: TaskLine) -> None:
@@ -122,7 +123,7 @@ def _check(job: JobSummary, task: TaskLine) -> None:
     check_command(command, f"{job.name}.{task.task}", 1)
 
 
-def _directive(before: Shape, after: Shape) -> bytes:
+def _directive(before: Needs, after: Needs) -> bytes:
     """What changes, as the task file says it."""
     words = ["#MPIFARM"]
     if after.cpus != before.cpus:

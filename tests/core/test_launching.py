@@ -15,11 +15,12 @@ from mpifarm.core.launching import (
     may_be_memory,
     verdict,
 )
-from mpifarm.core.model import Block, FailureClass, JobId, LeaseId, Shape, Span, State, TaskText
+from mpifarm.core.model import Block, FailureClass, JobId, LeaseId, Span, State, TaskText
+from mpifarm.core.needs import Needs
 
 
 def block(lo: int, count: int, cpus: int = 1, limit_s: float = 0.0) -> Block:
-    return Block(LeaseId(lo), JobId(1), 1, Shape(cpus, limit_s), lo, [TaskText(b"true")] * count)
+    return Block(LeaseId(lo), JobId(1), 1, Needs(cpus, time_limit_s=limit_s), lo, [TaskText(b"true")] * count)
 
 
 def take_all(launching: Launching, now: float = 0.0) -> list[int]:
@@ -226,7 +227,7 @@ def test_every_task_ends_exactly_once(slots: int, steps: list[tuple[str, int, in
         while (attempt := launching.take(now)) is not None:
             assert not launching.draining and now + 7.0 <= 100.0
             gone.append(attempt.task)
-            assert sum(its.block.shape.cpus for its in launching.running.values()) <= slots
+            assert sum(its.block.needs.cpus for its in launching.running.values()) <= slots
         for span in launching.late().spans:
             gone.extend(range(span.lo, span.hi))
 

@@ -9,7 +9,8 @@ from hypothesis import strategies as st
 from mpifarm.core.job import JobText, Policy, RetryRule
 from mpifarm.core.ledger import Ledger
 from mpifarm.core.messages import Durable
-from mpifarm.core.model import Block, FailureClass, JobId, LeaseId, Shape, Span, State, TaskText
+from mpifarm.core.model import Block, FailureClass, JobId, LeaseId, Span, State, TaskText
+from mpifarm.core.needs import Needs
 from mpifarm.core.retries import failed_runs_again, lost_runs_again
 from mpifarm.core.row import ROW, AttemptRow
 from mpifarm.core.verbs import Batch, CancelTasks, Return
@@ -20,7 +21,7 @@ EXIT, SIGNAL, LOST, WALLTIME = FailureClass.EXIT, FailureClass.SIGNAL, FailureCl
 
 
 def block(lo: int, count: int, lease: int = 1, fails: int = 0, crashes: int = 0) -> Block:
-    return Block(LeaseId(lease), JOB, 1, Shape(), lo, [TaskText(b"true")] * count, fails, crashes)
+    return Block(LeaseId(lease), JOB, 1, Needs(), lo, [TaskText(b"true")] * count, fails, crashes)
 
 
 def ledger(policy: Policy | None = None, *blocks: Block) -> Ledger:

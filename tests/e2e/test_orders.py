@@ -13,7 +13,8 @@ import psycopg
 import pytest
 
 from mpifarm.core.job import Policy, RetryRule
-from mpifarm.core.model import FailureClass, JobId, Parent, Part, RunId, Shape, TaskText
+from mpifarm.core.model import FailureClass, JobId, Parent, Part, RunId, TaskText
+from mpifarm.core.needs import Needs
 from mpifarm.queue.client import Client
 from mpifarm.queue.dsn import Dsn
 from mpifarm.queue.lines import Terms
@@ -113,7 +114,7 @@ def test_max_tasks_and_routing(farm: Farm, pg_dsn: Dsn) -> None:
     def submit(name: str, **tags: str) -> None:
         with Client.connect(pg_dsn) as client:
             tasks = [TaskText(b"echo x >> began")] * 20
-            client.submit_on(Terms(tags=tags), name, os.fsencode(farm.cwd), [Part(Shape(), tasks)])
+            client.submit_on(Terms(tags=tags), name, os.fsencode(farm.cwd), [Part(Needs(), tasks)])
 
     submit("plain")
     submit("gpu", gpu="a100")
@@ -149,10 +150,10 @@ def test_retries_dependants_and_max_fails(farm: Farm, pg_dsn: Dsn) -> None:
     count = b"echo x >> $MPIFARM_TASK; test $(wc -l < $MPIFARM_TASK) = %d"
     rules = (RetryRule(FailureClass.EXIT, 1, 2), RetryRule(FailureClass.SIGNAL, 9, 1))
     parts = [
-        Part(Shape(), [TaskText(count % 3), TaskText(b"echo x >> 2; kill -9 $$"), TaskText(b"exit 3")]),
-        Part(Shape(), [TaskText(b"echo after $MPIFARM_TASK")], (Parent(1, 2),)),
-        Part(Shape(), [TaskText(b"echo never")], (Parent(2, 3),)),
-        Part(Shape(), [TaskText(b"echo last")], (Parent(1, 6, any=True),)),
+        Part(Needs(), [TaskText(count % 3), TaskText(b"echo x >> 2; kill -9 $$"), TaskText(b"exit 3")]),
+        Part(Needs(), [TaskText(b"echo after $MPIFARM_TASK")], (Parent(1, 2),)),
+        Part(Needs(), [TaskText(b"echo never")], (Parent(2, 3),)),
+        Part(Needs(), [TaskText(b"echo last")], (Parent(1, 6, any=True),)),
     ]
     with Client.connect(pg_dsn) as client:
         client.submit_on(Terms(policy=Policy(rules=rules)), "family", os.fsencode(farm.cwd), parts)

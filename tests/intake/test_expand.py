@@ -14,13 +14,14 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from mpifarm.core.model import Shape, TaskText
+from mpifarm.core.model import TaskText
+from mpifarm.core.needs import Needs
 from mpifarm.errors import UsageError
 from mpifarm.intake.expand import RUN_BYTES_MAX, Expansion, expand_arguments
 from mpifarm.intake.replacement import quote
 from mpifarm.intake.taskfile import RUN_TASKS_MAX
 
-SHAPE = Shape(cpus=3)
+SHAPE = Needs(cpus=3)
 
 
 class Endless(io.RawIOBase):
@@ -36,12 +37,12 @@ class Endless(io.RawIOBase):
 
 def tasks(asked: Expansion, stdin: bytes = b"") -> list[TaskText]:
     parts = list(expand_arguments(asked, SHAPE, io.BytesIO(stdin)))
-    assert {part.shape for part in parts} == {SHAPE}
+    assert {part.needs for part in parts} == {SHAPE}
     return [task for part in parts for task in part.tasks]
 
 
 def parallel(*words: str, stdin: bytes = b"") -> list[str]:
-    return [os.fsdecode(task.command) for task in tasks(Expansion(words), stdin)]
+    return [os.fsdecode(task.body) for task in tasks(Expansion(words), stdin)]
 
 
 def refusal(asked: Expansion, stdin: bytes = b"") -> str:
@@ -214,7 +215,7 @@ def test_wrong_files(files: tuple[str, str, str]) -> None:
 
 def test_array() -> None:
     made = tasks(Expansion(["prog", "--seed={}", "{#}"], array="7-9,0-4:2"))
-    assert [task.command for task in made] == [
+    assert [task.body for task in made] == [
         b"prog --seed=%d %d" % x for x in ((0, 1), (2, 2), (4, 3), (7, 4), (8, 5), (9, 6))
     ]
     assert [task.entry for task in made] == [b"0", b"2", b"4", b"7", b"8", b"9"]
@@ -273,7 +274,7 @@ FILLED = [
 )
 def test_from_json(content: str) -> None:
     made = tasks(Expansion(["prog", "-a", "{a}", "-b={b}", "{{}}"], from_json="-"), content.encode())
-    assert [task.command.decode() for task in made] == FILLED
+    assert [task.body.decode() for task in made] == FILLED
     assert [json.loads(task.entry or b"") for task in made] == RECORDS
     assert made[2].entry == '{"a":true,"b":{"k":[1,"é"]}}'.encode()
 
@@ -349,6 +350,6 @@ def test_huge_arrays_stream() -> None:
 
 def test_runs_are_limited_in_bytes() -> None:
     runs = expand_arguments(Expansion(["x" * 100_000, "{}"], array="1-200"), SHAPE, io.BytesIO())
-    sizes = [sum(len(task.command) for task in run.tasks) for run in runs]
+    sizes = [sum(len(task.body) for task in run.tasks) for run in runs]
     assert len(sizes) == 3
     assert max(sizes) < RUN_BYTES_MAX + 200_000

@@ -13,7 +13,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from mpifarm.core.model import Parent, Part, Shape
+from mpifarm.core.model import Parent, Part
+from mpifarm.core.needs import Needs
 from mpifarm.errors import UsageError
 from mpifarm.intake.expand import Expansion, expand_arguments
 
@@ -21,13 +22,13 @@ ONE, TWO, THREE = Parent(1, 2), Parent(2, 3), Parent(3, 4)
 
 
 def parts_of(content: bytes) -> list[Part]:
-    return list(expand_arguments(Expansion(["prog {a}"], from_json="-"), Shape(2), io.BytesIO(content)))
+    return list(expand_arguments(Expansion(["prog {a}"], from_json="-"), Needs(2), io.BytesIO(content)))
 
 
 def needs(*records: dict[str, Any]) -> list[tuple[Parent, ...]]:
     content = "\n".join(json.dumps({"a": number} | record) for number, record in enumerate(records))
     parts = parts_of(content.encode())
-    commands = [task.command for part in parts for task in part.tasks]
+    commands = [task.body for part in parts for task in part.tasks]
     assert commands == [b"prog %d" % number for number in range(len(records))]
     array = "[" + content.replace("\n", ",\n") + "]"
     assert parts == parts_of(array.encode())
@@ -99,7 +100,7 @@ def test_names_cost_nothing_where_nobody_requires(tmp_path: Path) -> None:
         tracemalloc.start()
         read = sum(
             len(part.tasks)
-            for part in expand_arguments(Expansion(["prog {a}"], from_json=os.fspath(path)), Shape(), io.BytesIO())
+            for part in expand_arguments(Expansion(["prog {a}"], from_json=os.fspath(path)), Needs(), io.BytesIO())
         )
         _, peak = tracemalloc.get_traced_memory()
         tracemalloc.stop()

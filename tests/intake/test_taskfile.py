@@ -9,17 +9,17 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from mpifarm.core.commandline import find_flaw
-from mpifarm.core.model import Shape
+from mpifarm.core.needs import Needs
 from mpifarm.errors import TaskFileError, UsageError
 from mpifarm.intake.taskfile import COMMAND_BYTES_MAX, RUN_TASKS_MAX, read_tasks
 
-DEFAULTS = Shape(cpus=2, time_limit_s=60.0)
+DEFAULTS = Needs(cpus=2, time_limit_s=60.0)
 MEGABYTE = 1 << 20
 
 
-def read(content: bytes) -> list[tuple[Shape, bytes]]:
+def read(content: bytes) -> list[tuple[Needs, bytes]]:
     return [
-        (part.shape, command)
+        (part.needs, command)
         for part in read_tasks(io.BytesIO(content), "tasks.txt", DEFAULTS)
         for command in part.tasks
     ]
@@ -70,18 +70,18 @@ e
 """
     assert read(content) == [
         (DEFAULTS, b"a"),
-        (Shape(4, 60.0), b"b"),
-        (Shape(4, 60.0), b"c"),
-        (Shape(4, 5400.0), b"d"),
-        (Shape(1, 0.0), b"e"),
+        (Needs(4, time_limit_s=60.0), b"b"),
+        (Needs(4, time_limit_s=60.0), b"c"),
+        (Needs(4, time_limit_s=5400.0), b"d"),
+        (Needs(1, time_limit_s=0.0), b"e"),
     ]
 
 
 def test_a_directive_holds_beyond_the_buffer_it_stands_in() -> None:
     filler = b"plain command\n" * 20_000
-    shapes = {shape for shape, _ in read(b"#MPIFARM --cpus 4\n" + filler)}
-    assert shapes == {Shape(4, 60.0)}
-    assert [shape.cpus for shape, _ in read(filler + b"#MPIFARM --cpus 4\n" + filler)] == [2] * 20_000 + [4] * 20_000
+    shapes = {needs for needs, _ in read(b"#MPIFARM --cpus 4\n" + filler)}
+    assert shapes == {Needs(4, time_limit_s=60.0)}
+    assert [needs.cpus for needs, _ in read(filler + b"#MPIFARM --cpus 4\n" + filler)] == [2] * 20_000 + [4] * 20_000
 
 
 @pytest.mark.parametrize(
@@ -143,7 +143,7 @@ def test_the_spot_is_shown() -> None:
 def test_runs_before_a_bad_line_are_yielded_first() -> None:
     reading = read_tasks(io.BytesIO(b"a\n" * 200_000 + b"'"), "x", DEFAULTS)
     part = next(reading)
-    assert part.shape == DEFAULTS
+    assert part.needs == DEFAULTS
     assert len(part.tasks) == RUN_TASKS_MAX
 
 
@@ -214,17 +214,17 @@ def test_runs_are_short_and_memory_is_flat(tmp_path: Path) -> None:
 def test_reading_agrees_with_a_line_by_line_reading(lines: list[bytes], end: bytes, ended: bool) -> None:
     """The fast path and the careful path against the grammar in its plainest form."""
     content = end.join([b"first", *lines]) + (end if ended else b"")
-    shape, expected = DEFAULTS, []
+    needs, expected = DEFAULTS, []
     *whole, last = content.split(b"\n")
     for line in [*(line.removesuffix(b"\r") for line in whole), last]:
         text = line.lstrip(b" \t")
         if text.startswith(b"#MPIFARM --cpus 3"):
-            shape = shape._replace(cpus=3)
+            needs = needs._replace(cpus=3)
         elif text.startswith((b"#MPIFARM", b"[#")):
             return
         elif text and not text.startswith(b"#"):
             if find_flaw(line):
                 refusal(content)
                 return
-            expected.append((shape, line))
+            expected.append((needs, line))
     assert read(content) == expected

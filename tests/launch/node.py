@@ -13,12 +13,13 @@ from typing import Any
 from mpifarm.core.job import JobText, Policy
 from mpifarm.core.launching import EndedAttempt
 from mpifarm.core.messages import Closed, Drain, Ended, Free, LauncherLog, LinkMessage, NotStarted, Pieces, Setup, Start
-from mpifarm.core.model import Block, JobId, LeaseId, Shape, Span, TaskText
+from mpifarm.core.model import Block, JobId, LeaseId, Span, TaskText
+from mpifarm.core.needs import Needs
 from mpifarm.core.row import STDOUT
 from mpifarm.launch.launcher import fork_launcher
 
 DEADLINE_S = 20.0
-ONE_CPU = Shape()
+ONE_CPU = Needs()
 
 
 def until(fact: Callable[[], object], deadline_s: float = DEADLINE_S) -> None:
@@ -78,12 +79,12 @@ class OneNode:
     ) -> int:
         """Start the commands as one block of a lease of its own. Returns the number of the first."""
         tasks = [TaskText(os.fsencode(command)) for command in commands]
-        return self.start_tasks(tasks, Shape(cpus, limit_s), cwd, attempt, policy)
+        return self.start_tasks(tasks, Needs(cpus, time_limit_s=limit_s), cwd, attempt, policy)
 
     def start_tasks(
         self,
         tasks: list[TaskText],
-        shape: Shape = ONE_CPU,
+        needs: Needs = ONE_CPU,
         cwd: Path | None = None,
         attempt: int = 1,
         policy: Policy | None = None,
@@ -91,7 +92,7 @@ class OneNode:
         lo = self._next
         self._next += len(tasks)
         job = JobText(JobId(lo), "spectra", os.fsencode(cwd) if cwd else self.cwd, policy or Policy())
-        self.launcher.send(Start((job,), (Block(LeaseId(lo), job.id, attempt, shape, lo, tasks),)))
+        self.launcher.send(Start((job,), (Block(LeaseId(lo), job.id, attempt, needs, lo, tasks),)))
         return lo
 
     def drain(self, grace_s: float) -> None:

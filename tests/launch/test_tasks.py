@@ -12,7 +12,8 @@ from pathlib import Path
 
 import pytest
 
-from mpifarm.core.model import FailureClass, Shape, State, TaskText
+from mpifarm.core.model import FailureClass, State, TaskText
+from mpifarm.core.needs import Needs
 from mpifarm.launch.environ import Environment
 from mpifarm.launch.seat import FileActions
 from mpifarm.launch.spawning import spawn
@@ -132,7 +133,7 @@ def test_the_environment(make_node: Make, monkeypatch: pytest.MonkeyPatch, tmp_p
     for name in launch + users:
         monkeypatch.setenv(name, "5")
     node = make_node(slots=4)
-    task = node.start_tasks([TaskText(b"env -0", b"molecule 12"), TaskText(b"env -0")], Shape(2), attempt=4)
+    task = node.start_tasks([TaskText(b"env -0", b"molecule 12"), TaskText(b"env -0")], Needs(2), attempt=4)
     node.wait([task, task + 1])
     seen = [
         dict(line.split(b"=", 1) for line in node.ended[number].stdout.split(b"\0") if line)

@@ -7,7 +7,8 @@ from dataclasses import replace
 import pytest
 
 from mpifarm.core.job import Policy
-from mpifarm.core.model import FailureClass, JobId, Parent, Part, Shape, State, TaskText
+from mpifarm.core.model import FailureClass, JobId, Parent, Part, State, TaskText
+from mpifarm.core.needs import Needs
 from mpifarm.core.verbs import CancelTasks, DrainRun
 from mpifarm.errors import QueueError
 from mpifarm.queue import Batch, Return
@@ -28,19 +29,19 @@ class LeaseContract:
         world.check()
 
     def test_tells_what_a_leader_must_know(self, world: World) -> None:
-        world.submit([(Shape(3, 7.5), [TaskText(b"a b", b"entry"), TaskText(b"\xff\xfe")])], "molecules")
+        world.submit([(Needs(3, time_limit_s=7.5), [TaskText(b"a b", b"entry"), TaskText(b"\xff\xfe")])], "molecules")
         grant = lease(world.queue, world.queue.open_run(HERE))
         (block,) = grant.blocks
-        assert block.shape == Shape(3, 7.5)
+        assert block.needs == Needs(3, time_limit_s=7.5)
         assert list(block.tasks) == [TaskText(b"a b", b"entry"), TaskText(b"\xff\xfe")]
         assert [(text.id, text.name, text.cwd) for text in grant.jobs] == [(block.job, "molecules", b"/tmp")]
 
     def test_several_shapes_make_several_leases(self, world: World) -> None:
-        narrow, wide = like_tasks(3), like_tasks(2, Shape(4))
+        narrow, wide = like_tasks(3), like_tasks(2, Needs(4))
         world.submit(narrow + wide + narrow)
         run = world.queue.open_run(HERE)
         blocks = lease(world.queue, run, 7).blocks
-        assert [(block.shape.cpus, block.lo, block.hi) for block in blocks] == [(1, 1, 4), (4, 4, 6), (1, 6, 8)]
+        assert [(block.needs.cpus, block.lo, block.hi) for block in blocks] == [(1, 1, 4), (4, 4, 6), (1, 6, 8)]
         assert one(world.queue, run).lo == 8
 
     def test_neighbours_of_one_shape_are_one_range(self, world: World) -> None:
@@ -48,7 +49,7 @@ class LeaseContract:
         assert one(world.queue, world.queue.open_run(HERE)).hi == 7
 
     def test_what_is_too_wide_stays(self, world: World) -> None:
-        job = world.submit(like_tasks(5, Shape(8)) + like_tasks(5))
+        job = world.submit(like_tasks(5, Needs(8)) + like_tasks(5))
         run = world.queue.open_run(HERE)
         grant = lease(world.queue, run, cpus_max=4)
         assert [(block.lo, block.hi) for block in grant.blocks] == [(6, 11)]
@@ -57,7 +58,7 @@ class LeaseContract:
         assert world.counts(job) == {"pending": 5, "running": 5}
 
     def test_bounds_the_bytes_but_gives_at_least_one(self, world: World) -> None:
-        world.submit([(Shape(), [TaskText(b"x" * 1000)] * 20)])
+        world.submit([(Needs(), [TaskText(b"x" * 1000)] * 20)])
         run = world.queue.open_run(HERE)
         assert len(lease(world.queue, run, bytes_max=5_000).blocks[0].tasks) == 5
         assert len(lease(world.queue, run, bytes_max=10).blocks[0].tasks) == 1
@@ -187,7 +188,7 @@ class RecordContract:
         world.queue.record(run, Batch([ended(block, task) for task in (1, 2, 3)], [unstarted], [block.lease]))
         world.check()
         rest = one(world.queue, run)
-        assert (rest.lo, rest.hi, rest.attempt, rest.shape) == (6, 11, 1, block.shape)
+        assert (rest.lo, rest.hi, rest.attempt, rest.needs) == (6, 11, 1, block.needs)
         world.queue.record(run, Batch(all_ended(again) + all_ended(rest), done=[again.lease, rest.lease]))
         assert world.counts(job) == {"succeeded": 10}
         world.check()
@@ -285,7 +286,7 @@ class ExpireContract:
 
 
 def part(count: int, *parents: Parent) -> Part:
-    return Part(Shape(), [TaskText(b"true")] * count, parents)
+    return Part(Needs(), [TaskText(b"true")] * count, parents)
 
 
 class OrdersContract:
@@ -344,9 +345,11 @@ class OrdersContract:
         assert not lease(world.queue, world.queue.open_run(replace(HERE, jobs=("no-such",)))).blocks
 
     def test_nothing_is_leased_that_cannot_end_in_time(self, world: World) -> None:
-        world.submit(like_tasks(2, Shape(1, 100.0)) + like_tasks(3, Shape(1, 1000.0)) + like_tasks(4))
+        world.submit(
+            like_tasks(2, Needs(time_limit_s=100.0)) + like_tasks(3, Needs(time_limit_s=1000.0)) + like_tasks(4)
+        )
         run = world.queue.open_run(replace(HERE, seconds_left=500.0))
-        assert [block.shape.time_limit_s for block in lease(world.queue, run).blocks] == [100.0, 0.0]
+        assert [block.needs.time_limit_s for block in lease(world.queue, run).blocks] == [100.0, 0.0]
         grant = lease(world.queue, run)
         assert (grant.blocks, grant.ready_left, grant.too_long) == ((), 0, 3)
         grant = lease(world.queue, world.queue.open_run(HERE))

@@ -7,7 +7,8 @@ from collections.abc import Iterator
 
 import pytest
 
-from mpifarm.core.model import FailureClass, JobId, Shape, State, TaskText
+from mpifarm.core.model import FailureClass, JobId, State, TaskText
+from mpifarm.core.needs import Needs
 from mpifarm.errors import QueueUnreachable, UsageError
 from mpifarm.queue import Batch, Return, loading
 from mpifarm.queue.client import Client
@@ -51,18 +52,18 @@ def test_any_bytes_come_back(world: PostgresWorld) -> None:
         TaskText("Grüße 'quoted' \\ \n".encode(), b'{"a": 1}\0'),
         TaskText(b"x" * 3_000_000),
     ]
-    job = world.submit([(Shape(), texts)])
+    job = world.submit([(Needs(), texts)])
     assert [TaskText(line.command, line.entry) for line in world.client.tasks(job)] == texts
     assert list(one(world.queue, world.queue.open_run(HERE)).tasks) == texts
 
 
 def test_nul_is_refused(world: PostgresWorld) -> None:
     with pytest.raises(UsageError, match=r"task 2: .*NUL"):
-        world.client.submit(None, "f", b"/", [(Shape(), [TaskText(b"a"), TaskText(b"b\0c")])])
+        world.client.submit(None, "f", b"/", [(Needs(), [TaskText(b"a"), TaskText(b"b\0c")])])
     assert empty(world)
 
 
-@pytest.mark.parametrize("parts", [[], [(Shape(), [])]])
+@pytest.mark.parametrize("parts", [[], [(Needs(), [])]])
 def test_no_tasks_are_refused(world: PostgresWorld, parts: Parts) -> None:
     with pytest.raises(UsageError, match=r"tasks\.txt: no tasks"):
         world.client.submit(None, "tasks.txt", b"/", parts)
@@ -70,7 +71,7 @@ def test_no_tasks_are_refused(world: PostgresWorld, parts: Parts) -> None:
 
 
 def test_an_interrupted_submit_leaves_nothing(world: PostgresWorld) -> None:
-    def parts() -> Iterator[tuple[Shape, list[TaskText]]]:
+    def parts() -> Iterator[tuple[Needs, list[TaskText]]]:
         for _ in range(10):
             yield from like_tasks(20_000)
         raise KeyboardInterrupt
@@ -82,7 +83,7 @@ def test_an_interrupted_submit_leaves_nothing(world: PostgresWorld) -> None:
 
 
 def test_a_submit_that_loses_its_server_leaves_nothing(world: PostgresWorld) -> None:
-    def parts() -> Iterator[tuple[Shape, list[TaskText]]]:
+    def parts() -> Iterator[tuple[Needs, list[TaskText]]]:
         yield from like_tasks(100_000)
         world.plain.execute(
             "SELECT pg_terminate_backend(pid) FROM pg_stat_activity"
@@ -98,10 +99,10 @@ def test_a_submit_that_loses_its_server_leaves_nothing(world: PostgresWorld) -> 
 def test_nothing_of_a_submit_is_seen_before_its_end(world: PostgresWorld) -> None:
     run = world.queue.open_run(HERE)
 
-    def parts() -> Iterator[tuple[Shape, list[TaskText]]]:
+    def parts() -> Iterator[tuple[Needs, list[TaskText]]]:
         yield from like_tasks(100_000)
         assert not lease(world.queue, run).blocks
-        yield from like_tasks(1, Shape(2))
+        yield from like_tasks(1, Needs(2))
 
     world.client.submit(None, "f", b"/", parts())
     assert len(lease(world.queue, run).blocks) == 2
@@ -112,7 +113,7 @@ def test_many_shapes_take_no_memory(world: PostgresWorld, monkeypatch: pytest.Mo
     monkeypatch.setattr(loading, "_RANGES_MAX", 100)
     monkeypatch.setattr(loading, "_PIECE_TASKS", 50)
     one_task = [TaskText(b"true")]
-    parts = [(Shape(1 + number // 2 % 2), one_task) for number in range(2001)]
+    parts = [(Needs(1 + number // 2 % 2), one_task) for number in range(2001)]
     job = world.submit(parts)
     ranges = world.plain.execute("SELECT cpus, lo, hi FROM mpifarm.ready ORDER BY lo").fetchall()
     assert ranges == [(1 + n % 2, 1 + 2 * n, min(3 + 2 * n, 2002)) for n in range(1001)]
@@ -124,7 +125,7 @@ def test_memory_of_submit_is_flat(world: PostgresWorld) -> None:
     texts = [TaskText(b"command %d" % number) for number in range(1000)]
     tracemalloc.start()
     try:
-        world.client.submit(None, "f", b"/", ((Shape(), texts) for _ in range(300)))
+        world.client.submit(None, "f", b"/", ((Needs(), texts) for _ in range(300)))
         _, peak = tracemalloc.get_traced_memory()
     finally:
         tracemalloc.stop()
@@ -156,7 +157,7 @@ def test_a_taken_name_is_refused(world: PostgresWorld) -> None:
 
 
 def test_a_name_taken_while_loading_is_refused(world: PostgresWorld, pg_dsn: Dsn) -> None:
-    def parts() -> Iterator[tuple[Shape, list[TaskText]]]:
+    def parts() -> Iterator[tuple[Needs, list[TaskText]]]:
         yield from like_tasks(5)
         with Client.connect(pg_dsn) as other:
             other.submit("scan", "f", b"/", like_tasks(1))
@@ -189,7 +190,7 @@ def test_find(world: PostgresWorld) -> None:
 
 def played(world: PostgresWorld) -> JobId:
     """Ten tasks: 1 succeeded, 2 failed, 3 cancelled, 4 returned and waiting, 5 to 6 running, 7 to 10 pending."""
-    job = world.submit([(Shape(2), [TaskText(b"%d" % number) for number in range(1, 11)])])
+    job = world.submit([(Needs(2), [TaskText(b"%d" % number) for number in range(1, 11)])])
     run = world.queue.open_run(HERE)
     world.queue.name_file(run, "/data/run-1.h5")
     block = one(world.queue, run, 6)

@@ -11,7 +11,8 @@ import pytest
 from psycopg import sql
 
 from mpifarm.cli import main
-from mpifarm.core.model import Part, Shape, TaskText
+from mpifarm.core.model import Part, TaskText
+from mpifarm.core.needs import Needs
 from mpifarm.errors import QueueError, SchemaError
 from mpifarm.queue import connection, schema
 from mpifarm.queue.client import Client
@@ -99,7 +100,7 @@ def test_numbers_out_of_range(run: Run) -> None:
 def test_bytes_come_back_as_they_went_in(pg_dsn: Dsn) -> None:
     commands = [b"echo \xff\xfe", b"echo '\xf0\x9f\x98\x80' \\ \"", b"echo \x01\x7f\t", b"x" * 1_000_000]
     with Client.connect(pg_dsn) as client:
-        job = client.submit("bytes", "n\udcff", b"/tmp/\xff", [Part(Shape(), [TaskText(c, c) for c in commands])])
+        job = client.submit("bytes", "n\udcff", b"/tmp/\xff", [Part(Needs(), [TaskText(c, c) for c in commands])])
         assert [line.command for line in client.tasks(job.id)] == commands
         assert [line.entry for line in client.tasks(job.id)] == commands
         assert client.find("bytes").cwd == b"/tmp/\xff" and client.find("bytes").source == "n\\udcff"
@@ -142,7 +143,7 @@ def test_the_encoding_of_the_terminal_does_not_matter(pg_dsn: Dsn, monkeypatch: 
     monkeypatch.setenv("PGCLIENTENCODING", "LATIN1")
     text = psycopg.conninfo.make_conninfo(pg_dsn.text, client_encoding="SQL_ASCII")
     with Client.connect(Dsn(text, "the test")) as client:
-        job = client.submit("job", "\u20ac\u0416", b"/tmp", [Part(Shape(), [TaskText(b"true")])])
+        job = client.submit("job", "\u20ac\u0416", b"/tmp", [Part(Needs(), [TaskText(b"true")])])
         assert client.find(str(job.id)).source == "\u20ac\u0416"
 
 
@@ -154,7 +155,7 @@ def test_a_server_that_is_too_old(pg_dsn: Dsn, monkeypatch: pytest.MonkeyPatch) 
 
 def test_rows_of_another_version_are_left_alone(pg_dsn: Dsn) -> None:
     with Client.connect(pg_dsn) as client:
-        client.submit("job", "source", b"/tmp", [Part(Shape(), [TaskText(b"true")])])
+        client.submit("job", "source", b"/tmp", [Part(Needs(), [TaskText(b"true")])])
     with psycopg.connect(pg_dsn.text, autocommit=True) as other:
         for version, advice in ((schema.VERSION + 5, "upgrade mpifarm"), (schema.VERSION - 1, "mpifarm db upgrade")):
             other.execute("UPDATE mpifarm.meta SET version = %s", [version])

@@ -10,7 +10,8 @@ from typing import Any
 
 import pytest
 
-from mpifarm.core.model import Block, FailureClass, JobId, LeaseId, RunId, Shape, State, TaskText
+from mpifarm.core.model import Block, FailureClass, JobId, LeaseId, RunId, State, TaskText
+from mpifarm.core.needs import Needs
 from mpifarm.errors import UsageError
 from mpifarm.queue import Batch, Return, changes
 from mpifarm.queue.client import Client
@@ -68,11 +69,11 @@ def test_a_more_urgent_job_overtakes(world: PostgresWorld) -> None:
 def test_added_tasks_go_on_in_number(world: PostgresWorld) -> None:
     job = world.submit(like_tasks(10))
     run = finished(world, job, "s" * 10)
-    added = world.client.submit_on(Terms(job=job), "more.txt", b"/tmp", [(Shape(2), [TaskText(b"x"), TaskText(b"y")])])
+    added = world.client.submit_on(Terms(job=job), "more.txt", b"/tmp", [(Needs(2), [TaskText(b"x"), TaskText(b"y")])])
     assert added.job is not None
     assert (added.tasks, added.job.total, added.job.pending, added.job.state) == (2, 12, 2, "pending")
     block = one(world.queue, run)
-    assert (block.lo, block.hi, block.shape.cpus, list(block.tasks)) == (11, 13, 2, [TaskText(b"x"), TaskText(b"y")])
+    assert (block.lo, block.hi, block.needs.cpus, list(block.tasks)) == (11, 13, 2, [TaskText(b"x"), TaskText(b"y")])
     world.check()
 
 
@@ -86,7 +87,7 @@ def test_added_from_elsewhere_is_refused(world: PostgresWorld) -> None:
 def test_an_interrupted_addition_leaves_the_job_as_it_was(world: PostgresWorld) -> None:
     job = world.submit(like_tasks(5))
 
-    def parts() -> Iterator[tuple[Shape, list[TaskText]]]:
+    def parts() -> Iterator[tuple[Needs, list[TaskText]]]:
         yield from like_tasks(20_000)
         raise KeyboardInterrupt
 
@@ -100,7 +101,7 @@ def test_other_verbs_need_not_wait_for_an_addition(world: PostgresWorld, pg_dsn:
     job = world.submit(like_tasks(5))
     run = world.queue.open_run(HERE)
 
-    def parts() -> Iterator[tuple[Shape, list[TaskText]]]:
+    def parts() -> Iterator[tuple[Needs, list[TaskText]]]:
         yield from like_tasks(10)
         with Client.connect(pg_dsn) as other:
             other.set_job(job, priority=3)
@@ -114,9 +115,9 @@ def test_other_verbs_need_not_wait_for_an_addition(world: PostgresWorld, pg_dsn:
 
 
 def test_dedupe_skips_what_succeeded_here(world: PostgresWorld) -> None:
-    job = world.submit([(Shape(), [TaskText(b"a"), TaskText(b"b"), TaskText(b"c")])])
+    job = world.submit([(Needs(), [TaskText(b"a"), TaskText(b"b"), TaskText(b"c")])])
     finished(world, job, "sfs")
-    parts = [(Shape(), [TaskText(b"a"), TaskText(b"b")]), (Shape(2), [TaskText(b"c"), TaskText(b"d", b"entry")])]
+    parts = [(Needs(), [TaskText(b"a"), TaskText(b"b")]), (Needs(2), [TaskText(b"c"), TaskText(b"d", b"entry")])]
     done = world.client.submit_on(Terms(dedupe=True), "f", b"/tmp", parts)
     assert done.job is not None
     assert (done.tasks, done.skipped) == (2, 2)
@@ -124,11 +125,11 @@ def test_dedupe_skips_what_succeeded_here(world: PostgresWorld) -> None:
         (1, b"b", None),
         (2, b"d", b"entry"),
     ]
-    assert world.client.shapes(done.job.id) == [(1, 2, Shape()), (2, 3, Shape(2))]
+    assert world.client.shapes(done.job.id) == [(1, 2, Needs()), (2, 3, Needs(2))]
     world.check()
     elsewhere = world.client.submit_on(Terms(dedupe=True), "f", b"/elsewhere", parts)
     assert elsewhere.skipped == 0
-    nothing = world.client.submit_on(Terms(dedupe=True), "f", b"/tmp", [(Shape(), [TaskText(b"a")])])
+    nothing = world.client.submit_on(Terms(dedupe=True), "f", b"/tmp", [(Needs(), [TaskText(b"a")])])
     assert nothing == (None, 0, 1, ())
     assert len(world.client.jobs()) == 3
 
@@ -158,7 +159,7 @@ def test_the_same_file_again_is_told(world: PostgresWorld) -> None:
 
 def test_retry_makes_the_next_attempt(world: PostgresWorld, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(changes, "SLICE_TASKS", 2)
-    job = world.submit([(Shape(2, 9.0), like_tasks(8)[0][1])])
+    job = world.submit([(Needs(2, time_limit_s=9.0), like_tasks(8)[0][1])])
     run = finished(world, job, "sffsfcsf")
     assert world.client.retry(job) == 5
     assert world.counts(job) == {"pending": 5, "succeeded": 3}
@@ -167,7 +168,7 @@ def test_retry_makes_the_next_attempt(world: PostgresWorld, monkeypatch: pytest.
     assert [(task, block.attempt) for block in blocks for task in range(block.lo, block.hi)] == [
         (task, 2) for task in (2, 3, 5, 6, 8)
     ]
-    assert {block.shape for block in blocks} == {Shape(2, 9.0)}
+    assert {block.needs for block in blocks} == {Needs(2, time_limit_s=9.0)}
     (line,) = world.client.runs(job)
     assert (line.succeeded, line.failed, line.cancelled, line.returned) == (3, 0, 0, 5)
     (past,) = world.client.attempts(job, 2)
@@ -428,7 +429,7 @@ def test_pair(race: Race, first: str, second: str) -> None:
 def test_any_sequence_of_verbs_keeps_every_task_in_one_place(world: PostgresWorld, seed: int) -> None:
     choose = random.Random(seed)
     queue, client = world.queue, world.client
-    job = world.submit(like_tasks(30) + like_tasks(10, Shape(2)))
+    job = world.submit(like_tasks(30) + like_tasks(10, Needs(2)))
     runs = [queue.open_run(HERE), queue.open_run(HERE)]
     held: list[tuple[RunId, Block, list[int]]] = []
     sent: list[tuple[RunId, Batch]] = []
@@ -474,7 +475,7 @@ def test_any_sequence_of_verbs_keeps_every_task_in_one_place(world: PostgresWorl
         lambda: client.retry(job, states=[choose.choice(BAD)]),
         lambda: client.rerun(job, ranges=some_range()),
         lambda: client.cancel(job, ranges=some_range()),
-        lambda: client.submit_on(Terms(job=job), "f", b"/tmp", like_tasks(choose.randint(1, 3), Shape(1))),
+        lambda: client.submit_on(Terms(job=job), "f", b"/tmp", like_tasks(choose.randint(1, 3), Needs(1))),
     ]
     for _ in range(300):
         choose.choice(verbs)()

@@ -8,7 +8,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from mpifarm.core.model import Block, FailureClass, RunId, Shape, TaskText
+from mpifarm.core.model import Block, FailureClass, RunId, TaskText
+from mpifarm.core.needs import Needs
 from mpifarm.queue import Batch, Return
 from mpifarm.queue.ranges import merged, runs_of
 from tests.queue.contract import QueueContract
@@ -32,7 +33,7 @@ def test_ranges_of_numbers_are_the_numbers(numbers: set[int]) -> None:
 @settings(deadline=None)
 @given(st.lists(st.tuples(st.integers(1, 3), st.integers(1, 30), st.sampled_from(FailureClass)), unique=True))
 def test_merged_spans_hold_the_same_tasks(singles: list[tuple[int, int, FailureClass]]) -> None:
-    blocks = {number: Block(number, 1, 1, Shape(), 1, [TaskText(b"")] * 30) for number in (1, 2, 3)}  # type: ignore[arg-type]
+    blocks = {number: Block(number, 1, 1, Needs(), 1, [TaskText(b"")] * 30) for number in (1, 2, 3)}  # type: ignore[arg-type]
     returned = [Return(span(blocks[number], task, task + 1), failure) for number, task, failure in singles]
     flat = [
         (part.span.lease, task, part.failure) for part in merged(returned) for task in range(part.span.lo, part.span.hi)
@@ -55,9 +56,9 @@ class Play:
 
     def __init__(self) -> None:
         self.world = MemoryWorld()
-        shapes = [Shape(1), Shape(2), Shape(1), Shape(4), Shape(1)]
+        shapes = [Needs(1), Needs(2), Needs(1), Needs(4), Needs(1)]
         for name in ("first", "second"):
-            self.world.submit([(shape, [TaskText(b"x")] * 6) for shape in shapes], name)
+            self.world.submit([(needs, [TaskText(b"x")] * 6) for needs in shapes], name)
         self.runs: list[RunId] = [self.world.queue.open_run(HERE) for _ in range(3)]
         self.blocks: list[tuple[RunId, Block]] = []
 

@@ -9,7 +9,8 @@ from dataclasses import replace
 import pytest
 
 from mpifarm.core.job import Policy, RetryRule
-from mpifarm.core.model import FailureClass, JobId, Part, RunId, Shape, State, TaskText
+from mpifarm.core.model import FailureClass, JobId, Part, RunId, State, TaskText
+from mpifarm.core.needs import Needs
 from mpifarm.core.verbs import CancelTasks, DrainRun
 from mpifarm.queue import Batch, Return
 from mpifarm.queue.dsn import Dsn
@@ -19,7 +20,7 @@ from tests.queue.worlds import HERE, LEASE_S, PostgresWorld, ended, lease, like_
 
 pytestmark = pytest.mark.postgres
 
-TWO = Part(Shape(), [TaskText(b"true")] * 2)
+TWO = Part(Needs(), [TaskText(b"true")] * 2)
 
 
 @pytest.fixture
@@ -110,17 +111,17 @@ def test_a_run_takes_what_it_may(world: PostgresWorld) -> None:
 
 
 def test_nothing_is_leased_that_cannot_end_in_time(world: PostgresWorld) -> None:
-    world.submit(like_tasks(2, Shape(1, 100.0)) + like_tasks(3, Shape(1, 1000.0)) + like_tasks(4))
+    world.submit(like_tasks(2, Needs(time_limit_s=100.0)) + like_tasks(3, Needs(time_limit_s=1000.0)) + like_tasks(4))
     run = world.queue.open_run(replace(HERE, seconds_left=500.0))
     grant = lease(world.queue, run)
-    assert [block.shape.time_limit_s for block in grant.blocks] == [100.0, 0.0]
+    assert [block.needs.time_limit_s for block in grant.blocks] == [100.0, 0.0]
     grant = lease(world.queue, run)
     assert (grant.blocks, grant.ready_left, grant.too_long, grant.too_wide) == ((), 0, 3, 0)
     ends = world.client.runs()[0].ends
     assert ends is not None
     patient = world.queue.open_run(HERE)
     grant = lease(world.queue, patient)
-    assert [block.shape.time_limit_s for block in grant.blocks] == [1000.0]
+    assert [block.needs.time_limit_s for block in grant.blocks] == [1000.0]
     assert grant.others_slots == HERE.slots
 
 

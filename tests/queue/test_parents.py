@@ -7,7 +7,8 @@ from collections.abc import Iterator
 
 import pytest
 
-from mpifarm.core.model import FailureClass, JobId, Parent, Part, RunId, Shape, State, TaskText
+from mpifarm.core.model import FailureClass, JobId, Parent, Part, RunId, State, TaskText
+from mpifarm.core.needs import Needs
 from mpifarm.errors import UsageError
 from mpifarm.queue import Batch, Return
 from mpifarm.queue.dsn import Dsn
@@ -27,7 +28,7 @@ def world(pg_dsn: Dsn) -> Iterator[PostgresWorld]:
 
 
 def part(count: int, *parents: Parent, cpus: int = 1) -> Part:
-    return Part(Shape(cpus), [TaskText(b"true")] * count, parents)
+    return Part(Needs(cpus), [TaskText(b"true")] * count, parents)
 
 
 def run_all(world: PostgresWorld, run: RunId, bad: frozenset[int] = frozenset()) -> list[list[int]]:
@@ -193,13 +194,13 @@ def test_cancel_of_what_waits_and_of_what_others_wait_for(world: PostgresWorld) 
 
 def test_dedupe_counts_skipped_parents_as_met(world: PostgresWorld) -> None:
     texts = [TaskText(b"task %d" % number) for number in range(1, 7)]
-    job = world.submit_on(Terms("before"), Part(Shape(), texts[:3]))
+    job = world.submit_on(Terms("before"), Part(Needs(), texts[:3]))
     run = world.queue.open_run(HERE)
     run_all(world, run, bad=frozenset({3}))
     parts = [
-        Part(Shape(), texts[:4]),
-        Part(Shape(), texts[4:5], (Parent(1, 3),)),
-        Part(Shape(), texts[5:6], (Parent(3, 6),)),
+        Part(Needs(), texts[:4]),
+        Part(Needs(), texts[4:5], (Parent(1, 3),)),
+        Part(Needs(), texts[5:6], (Parent(3, 6),)),
     ]
     done = world.client.submit_on(Terms("again", dedupe=True), "f", b"/tmp", parts)
     assert done.job is not None and (done.tasks, done.skipped) == (4, 2)

@@ -14,7 +14,8 @@ from pathlib import Path
 import psycopg
 import pytest
 
-from mpifarm.core.model import FailureClass, Shape, TaskText
+from mpifarm.core.model import FailureClass, TaskText
+from mpifarm.core.needs import Needs
 from mpifarm.errors import QueueUnreachable
 from mpifarm.queue import Batch, Return, liveness
 from mpifarm.queue.dsn import Dsn
@@ -56,7 +57,7 @@ def lost(proxy: Proxy, call: Callable[[], object]) -> None:
 
 def test_a_lost_lease_comes_with_the_next(world: PostgresWorld, wire: tuple[PostgresQueue, Proxy]) -> None:
     queue, proxy = wire
-    job = world.submit([(Shape(), [TaskText(b"%d" % number, b"entry") for number in range(10)])])
+    job = world.submit([(Needs(), [TaskText(b"%d" % number, b"entry") for number in range(10)])])
     run = queue.open_run(HERE)
     first = one(queue, run, 3)
     lost(proxy, lambda: lease(queue, run, 4))

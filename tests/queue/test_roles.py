@@ -11,7 +11,8 @@ import psycopg
 import pytest
 from psycopg import sql
 
-from mpifarm.core.model import FailureClass, JobId, Parent, Part, RunId, Shape, State, TaskText
+from mpifarm.core.model import FailureClass, JobId, Parent, Part, RunId, State, TaskText
+from mpifarm.core.needs import Needs
 from mpifarm.core.verbs import Batch, Return
 from mpifarm.errors import QueueError, SchemaError
 from mpifarm.queue import administration, schema
@@ -57,7 +58,7 @@ def _as(dsn: Dsn, user: str) -> Dsn:
 
 
 def part(count: int, *parents: Parent) -> Part:
-    return Part(Shape(), [TaskText(b"true")] * count, parents)
+    return Part(Needs(), [TaskText(b"true")] * count, parents)
 
 
 def _failed_job(site: Site, *, with_dead_run: bool = False) -> JobId:
@@ -89,7 +90,7 @@ def submit(dsn: Dsn, job: JobId) -> None:
         for dedupe in (True, False):
             terms = Terms(None, job=job, dedupe=dedupe)
             more = client.submit_on(
-                terms, "more", b"/tmp", [part(1), Part(Shape(2), [TaskText(b"more")], (Parent(1, 2),))]
+                terms, "more", b"/tmp", [part(1), Part(Needs(2), [TaskText(b"more")], (Parent(1, 2),))]
             )
             assert more.tasks == 1 + (not dedupe)
         terms = Terms("from-file", path=b"/tmp/tasks.txt", digest=lambda: b"digest", after=(Parent(1, 3, job=job),))

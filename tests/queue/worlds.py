@@ -7,7 +7,8 @@ from typing import Protocol
 
 import psycopg
 
-from mpifarm.core.model import Block, FailureClass, JobId, LeaseId, Part, RunId, Shape, Span, State, TaskText
+from mpifarm.core.model import Block, FailureClass, JobId, LeaseId, Part, RunId, Span, State, TaskText
+from mpifarm.core.needs import Needs
 from mpifarm.core.row import AttemptRow
 from mpifarm.core.verbs import Grant, RunInfo
 from mpifarm.queue import Queue
@@ -23,11 +24,11 @@ HERE = RunInfo(
     "a-host", 1, "no-boot", "slurm 77", "mpifarm run", "1.0", nodes=2, ranks=8, slots=8, node_names=("n0", "n1")
 )
 
-Parts = list[tuple[Shape, list[TaskText]]]
+Parts = list[tuple[Needs, list[TaskText]]]
 
 
-def like_tasks(count: int, shape: Shape | None = None) -> Parts:
-    return [(shape or Shape(), [TaskText(b"echo %d" % number) for number in range(1, count + 1)])]
+def like_tasks(count: int, needs: Needs | None = None) -> Parts:
+    return [(needs or Needs(), [TaskText(b"echo %d" % number) for number in range(1, count + 1)])]
 
 
 def ended(block: Block, task: int, state: State = State.SUCCEEDED) -> tuple[AttemptRow, int, bytes | None]:
@@ -42,7 +43,7 @@ def ended(block: Block, task: int, state: State = State.SUCCEEDED) -> tuple[Atte
         "failure": failure,
         "exit_code": 3 if state is State.FAILED else 0,
         "node": 1,
-        "cpus": block.shape.cpus,
+        "cpus": block.needs.cpus,
         "started": 1_700_000_000.0,
         "ended": 1_700_000_002.5,
     }
@@ -140,7 +141,7 @@ class PostgresWorld:
         self.queue.close()
 
     def submit(self, parts: Parts, name: str = "job") -> JobId:
-        return self.client.submit(None, name, b"/tmp", map(Part._make, ((*part, ()) for part in parts))).id
+        return self.client.submit(None, name, b"/tmp", (Part(*part) for part in parts)).id
 
     def submit_on(self, terms: Terms, *parts: Part) -> JobId:
         """Parts with parents, or on terms."""

@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from typing import Any
 
-from mpifarm.core.model import JobId, RunId, Shape, TaskText
+from mpifarm.core.model import JobId, RunId, TaskText
+from mpifarm.core.needs import Needs
 from mpifarm.errors import UsageError
 from mpifarm.queue.client import FailureLine, JobSummary, RunLine, TaskLine
 from mpifarm.queue.lines import Submitted, Terms
@@ -72,7 +73,7 @@ class FakeClient:
         self.lines: list[TaskLine] = []
         self.all_runs: list[RunLine] = []
         self.all_failures: list[FailureLine] = []
-        self.parts: list[tuple[Shape, list[TaskText] | list[bytes]]] = []
+        self.parts: list[tuple[Needs, list[TaskText] | list[bytes]]] = []
         self.names: tuple[str | None, str, bytes] | None = None
         self.terms = Terms()
         self.asked_states: Collection[str] | None = None
@@ -82,12 +83,12 @@ class FakeClient:
         name: str | None,
         source: str,
         cwd: bytes,
-        parts: Iterable[tuple[Shape, list[TaskText]]],
+        parts: Iterable[tuple[Needs, list[TaskText]]],
         progress: Callable[[int], None] | None = None,
     ) -> JobSummary:
         self.names = (name, source, cwd)
-        for shape, tasks, *_ in parts:
-            self.parts.append((shape, tasks))
+        for needs, tasks, *_ in parts:
+            self.parts.append((needs, tasks))
             if progress is not None:
                 progress(self.total)
         return a_job(name or "scan", total=self.total, pending=self.total)
@@ -97,7 +98,7 @@ class FakeClient:
         terms: Terms,
         source: str,
         cwd: bytes,
-        parts: Iterable[tuple[Shape, list[TaskText]]],
+        parts: Iterable[tuple[Needs, list[TaskText]]],
         progress: Callable[[int], None] | None = None,
     ) -> Submitted:
         self.terms = terms
@@ -110,7 +111,7 @@ class FakeClient:
 
     @property
     def commands(self) -> list[bytes]:
-        return [task if isinstance(task, bytes) else task.command for _, tasks in self.parts for task in tasks]
+        return [task if isinstance(task, bytes) else task.body for _, tasks in self.parts for task in tasks]
 
     def jobs(self) -> list[JobSummary]:
         return self.all_jobs

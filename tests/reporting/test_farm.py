@@ -13,7 +13,8 @@ import pytest
 import mpifarm
 from mpifarm import Command, farm
 from mpifarm.core.job import Policy, RetryRule
-from mpifarm.core.model import FailureClass, Parent, Shape, State
+from mpifarm.core.model import FailureClass, Parent, State
+from mpifarm.core.needs import Needs
 from mpifarm.queue import Batch
 from mpifarm.queue.dsn import Dsn
 from tests.queue.worlds import HERE, PostgresWorld, all_ended, like_tasks, one
@@ -79,10 +80,10 @@ def test_everything_that_can_be_said(world: PostgresWorld, tmp_path: Path) -> No
     assert (job.max_fails, job.held, job.priority, dict(job.tags)) == (7, True, -3, {"gpu": "", "owner": "ann"})
     assert job.cwd == str(tmp_path).encode()
     assert world.client.shapes(job.id) == [
-        (1, 2, Shape(4, 600.0)),
-        (2, 3, Shape(2, 1.5)),
-        (3, 4, Shape(2, 60.0)),
-        (4, 6, Shape(2, 60.0)),
+        (1, 2, Needs(4, time_limit_s=600.0)),
+        (2, 3, Needs(2, time_limit_s=1.5)),
+        (3, 4, Needs(2, time_limit_s=60.0)),
+        (4, 6, Needs(2, time_limit_s=60.0)),
     ]
     prep = world.client.find("prep").id
     needs = {lo: parents for lo, _, parents in world.client.needs(job.id)}

@@ -15,7 +15,8 @@ from pathlib import Path
 import pytest
 
 from mpifarm.core.job import Policy, RetryRule
-from mpifarm.core.model import FailureClass, JobId, Parent, Shape, TaskText
+from mpifarm.core.model import FailureClass, JobId, Parent, TaskText
+from mpifarm.core.needs import Needs
 from mpifarm.queue.client import Client, JobSummary
 from tests.reporting.conftest import Said
 from tests.reporting.rows import FakeClient, a_job
@@ -33,7 +34,7 @@ def test_a_file(typed: Typed, client: FakeClient, tmp_path: Path) -> None:
     said = typed("submit", "tasks.txt", "--cpus", "4", "--time-limit", "10m", "--name", "scan")
     assert said.code == 0
     assert client.names == ("scan", "tasks.txt", os.fsencode(tmp_path))
-    assert client.parts[0][0] == Shape(4, 600.0)
+    assert client.parts[0][0] == Needs(4, time_limit_s=600.0)
     assert client.commands == [b"echo 1", b"echo 2"]
     first, second = said.out.splitlines()
     assert re.fullmatch(r"job scan: 2 tasks queued in \d+\.\d\d s \([\d,]+ tasks/s\)", first)
@@ -99,7 +100,7 @@ class Interrupting(FakeClient):
         name: str | None,
         source: str,
         cwd: bytes,
-        parts: Iterable[tuple[Shape, list[TaskText]]],
+        parts: Iterable[tuple[Needs, list[TaskText]]],
         progress: Callable[[int], None] | None = None,
     ) -> JobSummary:
         if self.before_the_end:

@@ -12,7 +12,8 @@ import pytest
 
 from mpifarm import cli
 from mpifarm.core.job import Policy
-from mpifarm.core.model import FailureClass, Parent, Part, RunId, Shape, State, TaskText
+from mpifarm.core.model import FailureClass, Parent, Part, RunId, State, TaskText
+from mpifarm.core.needs import Needs
 from mpifarm.core.verbs import RunInfo
 from mpifarm.queue import Batch, Return
 from mpifarm.queue.dsn import Dsn
@@ -305,7 +306,7 @@ def test_what_failed_as_a_task_file(world: PostgresWorld, say: Typed) -> None:
 def test_needs_are_paged(world: PostgresWorld, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("mpifarm.queue.changes.NEEDS_AT_ONCE", 3)
     parts = [
-        Part(Shape(), [TaskText(b"x")], tuple(Parent(n, n + 1) for n in range(1, task, 2))) for task in range(1, 9)
+        Part(Needs(), [TaskText(b"x")], tuple(Parent(n, n + 1) for n in range(1, task, 2))) for task in range(1, 9)
     ]
     job = world.client.submit_on(Terms("scan"), "f", b"/tmp", parts).job
     assert job is not None

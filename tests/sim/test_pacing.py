@@ -10,7 +10,8 @@ import pytest
 
 from mpifarm.core.ending import RunTerms
 from mpifarm.core.launching import Running
-from mpifarm.core.model import JobId, Part, RunId, Shape, TaskText
+from mpifarm.core.model import JobId, Part, RunId, TaskText
+from mpifarm.core.needs import Needs
 from mpifarm.core.verbs import Grant
 from mpifarm.queue.memory import MemoryQueue
 from tests.sim.world import Run, World
@@ -35,7 +36,7 @@ class Steady(World):
 
     def _submit(self) -> None:
         if not self._policies:
-            self.add([Part(Shape(), [TaskText(b"true")] * self.tasks)])
+            self.add([Part(Needs(), [TaskText(b"true")] * self.tasks)])
 
     def _start_run(self) -> None:
         pass

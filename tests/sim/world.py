@@ -44,18 +44,8 @@ from mpifarm.core.messages import (
     decode,
     encode,
 )
-from mpifarm.core.model import (
-    FailureClass,
-    JobId,
-    Limits,
-    NodeShape,
-    Parent,
-    Part,
-    RunId,
-    Shape,
-    State,
-    TaskText,
-)
+from mpifarm.core.model import FailureClass, JobId, Limits, NodeShape, Parent, Part, RunId, State, TaskText
+from mpifarm.core.needs import Needs
 from mpifarm.core.recorder import Recorder
 from mpifarm.core.roles import assign
 from mpifarm.core.row import STDOUT, unpack_rows
@@ -168,7 +158,7 @@ class Launcher:
         block = attempt.block
         ended = EndedAttempt(
             block.lease, block.job, attempt.task, block.attempt, state, failure, code, signal, attempt.slot,
-            block.shape.cpus, self.started.pop(attempt, now), now, 0.0, 0.0, 0, 0, 0,
+            block.needs.cpus, self.started.pop(attempt, now), now, 0.0, 0.0, 0, 0, 0,
             self.said.pop(attempt, 0), 0, 0, 0, b"",
         )  # fmt: skip
         self._say(Ended((tuple(ended),)))
@@ -367,13 +357,13 @@ class World:
         parts: list[Part] = []
         count = 0
         for _ in range(chance.randint(1, 4)):
-            shape = Shape(chance.choice((1, 1, 1, 2, 4)), chance.choice((0.0, 0.0, 50.0)))
+            needs = Needs(chance.choice((1, 1, 1, 2, 4)), time_limit_s=chance.choice((0.0, 0.0, 50.0)))
             tasks = chance.choice((1, 7, 60))
             parents: tuple[Parent, ...] = ()
             if self.faults and count and chance.random() < 0.3:
                 lo = chance.randint(1, count)
                 parents = (Parent(lo, chance.randint(lo, count) + 1, any=chance.random() < 0.5),)
-            parts.append(Part(shape, [TaskText(b"true")] * tasks, parents))
+            parts.append(Part(needs, [TaskText(b"true")] * tasks, parents))
             count += tasks
         policy = Policy()
         if self.faults:
@@ -428,7 +418,7 @@ class World:
         assert block.fails <= budget, "begun with all retries used"
         assert not policy.crash_limit or block.crashes < policy.crash_limit, "begun although it takes its nodes down"
         assert block.lease <= self._cancelled.get((block.job, attempt.task), block.lease), "leased after its cancel"
-        assert self.now + block.shape.time_limit_s <= run.terms.must_end_by, "begun too late to end"
+        assert self.now + block.needs.time_limit_s <= run.terms.must_end_by, "begun too late to end"
         run.begun.add((block.lease, attempt.task, block.attempt))
         assert run.terms.tasks_max is None or len(run.begun) <= run.terms.tasks_max, "begun more than it may"
 

@@ -10,15 +10,16 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from mpifarm.core.model import Parent, Shape
+from mpifarm.core.model import Parent
+from mpifarm.core.needs import Needs
 from mpifarm.errors import TaskFileError, UsageError
 from mpifarm.intake.cycles import Waiting
-from mpifarm.intake.needs import LINES_KEPT, TASKS_MAX, merged
+from mpifarm.intake.parents import LINES_KEPT, TASKS_MAX, merged
 from mpifarm.intake.taskfile import read_tasks
 
 
 def read(content: bytes) -> list[tuple[bytes, tuple[Parent, ...]]]:
-    parts = read_tasks(io.BytesIO(content), "tasks.txt", Shape())
+    parts = read_tasks(io.BytesIO(content), "tasks.txt", Needs())
     return [(command, part.parents) for part in parts for command in part.tasks]
 
 

@@ -5,7 +5,7 @@
 - `[# -1 #]` is the task before, `[# -3--1 #]` the three before, `[# 1--1 #]` all before, `[# +1 #]` the one after.
 - `[# any 1-9 #]`: these must have ended, however they did. Several annotations may stand in a row.
 
-`Needs` remembers who waits for whom, which is nothing for lines that wait for nobody, and refuses at the end tasks
+`Parents` remembers who waits for whom, which is nothing for lines that wait for nobody, and refuses at the end tasks
 that are not there and tasks that wait for each other. Pure.
 """
 
@@ -158,7 +158,7 @@ def merged(parents: Iterable[Parent]) -> tuple[Parent, ...]:
     return tuple(found)
 
 
-class Needs:
+class Parents:
     """Who waits for whom among the tasks of one source; `name` is for messages."""
 
     def __init__(self, name: str) -> None:
