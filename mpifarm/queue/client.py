@@ -25,6 +25,7 @@ from mpifarm.queue.dsn import Dsn
 from mpifarm.queue.lines import FailureLine, JobSummary, PastAttempt, RunLine, Submitted, TaskLine, Terms
 from mpifarm.queue.liveness import surely_gone
 from mpifarm.queue.loading import Loading, Place, Screening
+from mpifarm.queue.ranges import disjoint
 from mpifarm.queue.settling import judge, settle
 from mpifarm.queue.statements import queries
 
@@ -142,7 +143,7 @@ class Client(Changes):
         """Tasks in order of their number, fetched as they are asked for. `ranges`: half-open, None for all."""
         wanted = list(_STATES if states is None else states)
         statement = SQL["tasks_bad" if _BAD.issuperset(wanted) else "tasks"]
-        for lo, hi in _disjoint(ranges) if ranges is not None else [(1, 2**31 - 1)]:
+        for lo, hi in disjoint(ranges) if ranges is not None else [(1, 2**31 - 1)]:
             values = {"job": job, "lo": lo, "hi": hi, "states": wanted}
             with (
                 self._database.using() as connection,
@@ -165,7 +166,7 @@ class Client(Changes):
         """How many of these tasks are in which state; for a whole job, `find` costs less."""
         counts = dict.fromkeys(_STATES, 0)
         with self._database.using() as connection:
-            for lo, hi in _disjoint(ranges):
+            for lo, hi in disjoint(ranges):
                 for state, count in connection.execute(SQL["counts"], {"job": job, "lo": lo, "hi": hi}):
                     counts[state] += count
         return counts
@@ -332,17 +333,6 @@ def _check_name(name: str) -> None:
 
 def _taken(name: str) -> UsageError:
     return UsageError(f"there is a job called {name!r} already; nothing was submitted")
-
-
-def _disjoint(ranges: Sequence[tuple[int, int]]) -> list[tuple[int, int]]:
-    """Sorted, overlaps merged: each task is told once."""
-    merged: list[tuple[int, int]] = []
-    for lo, hi in sorted(ranges):
-        if merged and lo <= merged[-1][1]:
-            merged[-1] = (merged[-1][0], max(hi, merged[-1][1]))
-        else:
-            merged.append((lo, hi))
-    return merged
 
 
 def _one(connection: Connection, name: str, values: dict[str, Any]) -> int:

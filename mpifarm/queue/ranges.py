@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from itertools import groupby
 
 from mpifarm.core.model import FailureClass, Limits, State
@@ -48,3 +48,14 @@ def runs_of(numbers: Iterable[int]) -> list[tuple[int, int]]:
         members = [number for _, number in group]
         ranges.append((members[0], members[-1] + 1))
     return ranges
+
+
+def disjoint(ranges: Sequence[tuple[int, int]]) -> list[tuple[int, int]]:
+    """Sorted, overlaps joined: each number is in one of them."""
+    found: list[tuple[int, int]] = []
+    for lo, hi in sorted(ranges):
+        if found and lo <= found[-1][1]:
+            found[-1] = (found[-1][0], max(hi, found[-1][1]))
+        else:
+            found.append((lo, hi))
+    return found
