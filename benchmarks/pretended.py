@@ -34,7 +34,8 @@ from mpifarm.core.messages import (
     decode,
     encode,
 )
-from mpifarm.core.model import Block, JobId, LeaseId, Limits, NodeShape, RunId, Shape, TaskText
+from mpifarm.core.model import Block, JobId, LeaseId, Limits, NodeShape, RunId, TaskText
+from mpifarm.core.needs import Needs
 from mpifarm.core.recorder import Recorder
 from mpifarm.core.row import ROW, STDOUT
 from mpifarm.core.verbs import Grant
@@ -361,7 +362,7 @@ class Room:
     def _block(self, lo: int, hi: int, attempt: int) -> Block:
         self._leases += 1
         texts = [TaskText(b"./task --number %d" % task) for task in range(lo, hi)]
-        return Block(LeaseId(self._leases), JOB.id, attempt, Shape(), lo, texts)
+        return Block(LeaseId(self._leases), JOB.id, attempt, Needs(), lo, texts)
 
     def _record(self, batch: Any) -> None:
         for row, *_ in batch.outcomes:

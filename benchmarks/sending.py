@@ -25,7 +25,8 @@ from mpifarm.core.dispatcher import Dispatcher
 from mpifarm.core.ending import RunTerms
 from mpifarm.core.job import JobText
 from mpifarm.core.messages import Deal, Exit, FileClosed, FileOpened, OpenFile, Output, Role, Want
-from mpifarm.core.model import Block, JobId, LeaseId, Limits, RunId, Shape, TaskText
+from mpifarm.core.model import Block, JobId, LeaseId, Limits, RunId, TaskText
+from mpifarm.core.needs import Needs
 from mpifarm.core.recorder import Recorder
 from mpifarm.core.row import ROW
 from mpifarm.core.verbs import Grant
@@ -151,7 +152,7 @@ class Rank:
         self.leased += 1
         self.left -= tasks
         texts = [TaskText(b"./task --number %d" % number) for number in range(tasks)]
-        return Grant((Block(LeaseId(self.leased), JOB.id, 1, Shape(), 1, texts),), (JOB,), self.left)
+        return Grant((Block(LeaseId(self.leased), JOB.id, 1, Needs(), 1, texts),), (JOB,), self.left)
 
 
 def main() -> None:
