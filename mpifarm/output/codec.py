@@ -42,7 +42,9 @@ def _deflate() -> Compress:
     try:
         from isal.isal_zlib import compress
     except ImportError:  # no wheel for this processor
-        from zlib import compress
+        from zlib import compress as deflate
+
+        return lambda chunk: deflate(chunk, LEVEL)
     return lambda chunk: compress(chunk, LEVEL)
 
 

@@ -82,7 +82,10 @@ class Captured:
         content = self.bytes
         try:
             if self._entry.dtype is None:
-                return np.asarray(np.lib.format.read_array(io.BytesIO(content), allow_pickle=False))
+                file = io.BytesIO(content)
+                # numpy 2.2, the last for Python 3.10, has no types for it
+                found = np.lib.format.read_array(file, allow_pickle=False)  # type: ignore[no-untyped-call,unused-ignore]
+                return np.asarray(found)
             kind, shape = np.dtype(self._entry.dtype), self._entry.shape or ()
             if kind.kind not in PLAIN_KINDS or kind.itemsize * prod(shape) != len(content):
                 raise ValueError(f"no array of {kind} with shape {shape}")

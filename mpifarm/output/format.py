@@ -117,6 +117,7 @@ def create(
         raise OutputError(f"cannot create run file {path}: somebody else has written to it")
     try:
         file = h5py.File(path, "w" if made else "x", libver=("v110", "latest"), rdcc_nbytes=0)
+        keep_private(file)
     except FAILURES as error:
         if made:
             with suppress(OSError):
@@ -134,6 +135,13 @@ def create(
         Path(path).unlink()
         raise explain(path, "create", error) from error
     return file
+
+
+def keep_private(file: h5py.File) -> None:
+    """Let nobody but the owner read a new file, whatever the umask: outputs hold what tasks print, environments with
+    passwords in them included. Who wants to share it says so (chmod)."""
+    with suppress(OSError):  # a file system without owners
+        os.fchmod(file.id.get_vfd_handle(), 0o600)
 
 
 def _fill(file: h5py.File, attributes: Mapping[str, str], nodes: Sequence[tuple[str, int, int]], compress: str) -> None:

@@ -91,6 +91,7 @@ class Merge:
         self._every_attempt, self._missing_ok = every_attempt, missing_ok
         try:
             self._file = h5py.File(draft, "x", libver=("v110", "latest"))
+            format.keep_private(self._file)
         except FAILURES as error:
             raise explain(draft, "create", error) from error
         self._extents = _Table(self._file, format.EXTENTS, format.EXTENT_TYPE, format.EXTENTS_CHUNK_ROWS)

@@ -19,7 +19,7 @@ from mpifarm.output.contents import everything
 from mpifarm.output.reader import BLOCK_ROWS, RunFile
 
 Bools = np.ndarray[Any, np.dtype[np.bool_]]
-Ints = np.ndarray[Any, np.dtype[np.int64]]
+Ints = np.ndarray[tuple[int, ...], np.dtype[np.int64]]
 Rows = np.ndarray[Any, Any]
 Key = tuple[int, int, int]
 

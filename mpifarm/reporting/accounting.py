@@ -120,7 +120,8 @@ class Accounting:
         """Starts of attempts whose end is told, beyond the horizon."""
         self._busy = np.zeros(count, np.int64)
         levels = int(self._slots.max(initial=0))
-        self._used_from, self._used_to = np.full((count, levels), np.nan), np.full((count, levels), np.nan)
+        self._used_from: Floats = np.full((count, levels), np.nan)
+        self._used_to: Floats = np.full((count, levels), np.nan)
         """When each level of each node is used for the first (so far) and the last time; NaN: not at all."""
         self._launch = self._waiting = self._task = self._lost = 0.0
 

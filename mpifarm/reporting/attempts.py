@@ -72,7 +72,9 @@ class Attempts:
                 except OutputError as error:
                     self.unreadable[path] = error
         found = np.concatenate(parts) if parts else np.zeros(0, _FOUND)
-        return found[np.lexsort([found[name] for name in reversed(_ORDER)])]
+        order = np.lexsort([found[name] for name in reversed(_ORDER)])
+        ordered: Found = found[order]
+        return ordered
 
     def _of_file(self, run: RunFile, number: int) -> Iterator[Found]:
         lo, hi = self._window.start, self._window.stop

@@ -71,7 +71,8 @@ class Cover:
         shape = (self._rows, self._bins + 1)
         slope, offset = (np.cumsum(part.reshape(shape), axis=1)[:, :-1] for part in (self._slope, self._offset))
         until = np.arange(1, self._bins + 1) * slope - offset
-        return np.maximum(0.0, np.diff(until, axis=1, prepend=0.0)) * self._width_s
+        seconds: Floats = np.maximum(0.0, np.diff(until, axis=1, prepend=0.0)) * self._width_s
+        return seconds
 
 
 class Histogram:

@@ -169,7 +169,7 @@ def histogram(
     while hi - lo < min(_BINS_MIN, len(total)):
         lo, hi = max(0, lo - 1), min(len(total), hi + 1)
     frame = Frame(WIDTH // 2 - 12, 220)
-    edges, top = counts.edges, float(max(1, total[lo:hi].max())) * 1.05
+    edges, top = counts.edges, max(1.0, float(total[lo:hi].max())) * 1.05
     bins, first, last = hi - lo, float(np.log(edges[lo])), float(np.log(edges[hi]))
     parts = list(frame.amounts(top, "tasks"))
     shown = [

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import contextlib
 import io
+import os
 import random
 import struct
 import subprocess
@@ -21,6 +22,7 @@ from mpifarm.errors import OutputError
 from mpifarm.output import reader
 from mpifarm.output.format import BYTES, CHUNK_BYTES, EXTENT_TYPE, EXTENTS, ROW_TYPE
 from mpifarm.output.reader import open_run
+from mpifarm.output.repair import repair
 from mpifarm.output.writer import Writer
 from tests.output.gather import NODES, Gatherer, append_seeded, assert_seeded, new_writer, open_as_killed
 
@@ -212,6 +214,23 @@ def test_rows_that_are_not_there(tmp_path: Path) -> None:
             with pytest.raises(OutputError, match=f"no attempt row {row}: it has 3 rows"):
                 run.attempt(row)
         assert_seeded(run, 6, range(3))
+
+
+def test_a_run_file_is_for_its_owner_alone(tmp_path: Path) -> None:
+    """Also where umask lets everybody in, and where lfs has made the empty file. Outputs may hold passwords."""
+    made = tmp_path / "made.h5"
+    before = os.umask(0)
+    try:
+        made.touch(0o666)
+        for writer in (new_writer(tmp_path / "run.h5"), Writer(made, {}, NODES, made=True)):
+            append_seeded(writer, 6, 3)
+            writer.close()
+        repair(tmp_path / "run.h5", tmp_path / "repaired.h5")
+    finally:
+        os.umask(before)
+    assert {path.name: oct(path.stat().st_mode) for path in tmp_path.glob("*.h5")} == dict.fromkeys(
+        ("run.h5", "made.h5", "repaired.h5"), "0o100600"
+    )
 
 
 def test_importing_the_package_does_not_import_h5py() -> None:

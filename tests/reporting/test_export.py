@@ -84,6 +84,7 @@ LOOKS = [
 @pytest.mark.parametrize("look", LOOKS, ids=" ".join)
 def test_an_export_says_what_the_queue_says(typed: Typed, job: str, look: tuple[str, ...]) -> None:
     assert typed("export", job, "scan.h5") == (0, b"", "")
+    assert Path("scan.h5").stat().st_mode & 0o777 == 0o600, "as the run files that are in it"
     for file in Path().glob("run-*.h5"):
         file.unlink()
     missing = typed("report", job, "--tasks", "3")
