@@ -162,7 +162,7 @@ def _patience(text: str) -> float:
     default="30s",
     show_default=True,
     metavar="DUR",
-    help="Given to running tasks when told to stop.",
+    help="Given to running tasks when told to stop (after SIGTERM 20s at most).",
 )
 @click.option("--jobs", callback=_words, metavar="A,B", help="Work on these jobs only.")
 @click.option(

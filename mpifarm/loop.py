@@ -38,14 +38,12 @@ from mpifarm.core.actions import (
     Tick,
     ToLauncher,
 )
+from mpifarm.core.launching import STOP_SIGNALS
 from mpifarm.core.messages import Event, Exit, Message, Role, StopAsked
 from mpifarm.core.roles import DISPATCHER
 from mpifarm.doors import Inbox, QueueDoor
 from mpifarm.launch.launcher import Launcher
 from mpifarm.output_doors import FileDoor, PackDoor
-
-STOP_SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGUSR1)
-"""SIGUSR1 too: prterun follows a SIGTERM with SIGKILL after a quarter of a second, but passes SIGUSR1 on unharmed."""
 
 TICK_S = 0.05
 REST_S = (50e-6, 10e-3)

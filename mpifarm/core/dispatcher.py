@@ -54,6 +54,7 @@ from mpifarm.core.messages import (
     Want,
 )
 from mpifarm.core.model import Limits, State
+from mpifarm.core.stopping import WORK_LEFT, Stopping
 from mpifarm.core.verbs import CancelTasks, DrainRun, Order
 
 DispatcherEvent = (
@@ -93,9 +94,9 @@ class Dispatcher:
         self._expired_at = self._recorded_at = now
         # Of a short walltime half is for work, however long the grace.
         self._drain_at = terms.must_end_by - min(terms.grace_s, (terms.must_end_by - now) / 2)
-        self._signal_at = self._watch_at = self._recorder_heard_at = now
+        self._stopping = Stopping(terms, limits, now)
+        self._watch_at = self._recorder_heard_at = now
         self._file_lost = self._file_stuck = False
-        self._drain_until = inf
         self._queue_down_s = 0.0
         self._error = ("", 0)
 
@@ -175,7 +176,8 @@ class Dispatcher:
             case LauncherLost(rank, reason):
                 self._lose(rank, f"its launcher ended ({reason})", now, actions)
             case StopAsked():
-                self._stop_asked(event, now, actions)
+                if told := self._stopping.signalled(event, now):
+                    self._drain(*told, now, actions)
             case QueueTrouble():
                 self._trouble(event, now, actions)
             case FileTrouble(reason, fatal):
@@ -199,7 +201,7 @@ class Dispatcher:
         """Leaders that fell silent, and a drain that a leader does not answer."""
         if now < self._watch_at:
             return
-        if now >= self._drain_at and self._drain_until == inf:
+        if now >= self._drain_at and self._stopping.until == inf:
             left_s = max(0.0, self._terms.must_end_by - now)
             self._drain(min(self._terms.grace_s, left_s), "the time of this run is nearly over", now, actions)
         asleep_s = now - self._watch_at
@@ -214,7 +216,7 @@ class Dispatcher:
             self._lose_file(reason, 3, actions)
         for rank, seconds in self._dealer.silent(now, self._limits.leader_lost_s):
             self._lose(rank, f"silent for {seconds:.0f} s", now, actions)
-        if now > self._drain_until:
+        if now > self._stopping.until:
             for rank in self._dealer.ranks:
                 if self.ledger.holds(rank):
                     self._lose(rank, "did not end its tasks in time", now, actions)
@@ -283,28 +285,19 @@ class Dispatcher:
         self._queue_down_s = max(trouble.since_s, 1e-9)
         idle = not self.ledger.tasks_out and not self._holding.stock
         # Told to stop, it waits no longer than its grace and a little more.
-        patient = trouble.since_s <= self._limits.queue_timeout_s and now <= self._drain_until
+        patient = trouble.since_s <= self._limits.queue_timeout_s and now <= self._stopping.until
         if trouble.fatal or (idle and not patient):
             self._error = (trouble.reason, 4)
             self._finish(actions)
 
     # --- the end ---------------------------------------------------------------------------------------------
 
-    def _stop_asked(self, asked: StopAsked, now: float, actions: list[Action]) -> None:
-        """First signal: drain with grace. A later one at this rank: at once. Launchers pass one signal on to every
-        rank, and a terminal sends it to the whole group besides, so signals within a second are one."""
-        if self._drain_until == inf:
-            self._signal_at = now
-            self._drain(self._terms.grace_s, "stopping", now, actions)
-        elif asked.rank == 0 and now - self._signal_at > 1.0:
-            self._drain(0.0, "stopping", now, actions)
-
     def _obey(self, order: Order, now: float, actions: list[Action]) -> None:
         match order:
             case CancelTasks():
                 actions += self._holding.cancel(order, asking=self._leasing.asking)
             case DrainRun(at_once):
-                if self._drain_until == inf and (at_once or self.phase is not Phase.DRAINING):
+                if self._stopping.until == inf and (at_once or self.phase is not Phase.DRAINING):
                     grace_s = self._terms.grace_s if at_once else inf
                     self._drain(grace_s, "stopping, as ordered", now, actions)
 
@@ -313,7 +306,7 @@ class Dispatcher:
         if self.phase in (Phase.CLOSING, Phase.DONE):
             return
         self.phase = Phase.DRAINING
-        self._drain_until = now + grace_s + self._limits.term_to_kill_s + self._limits.drain_answer_s
+        self._stopping.begin(grace_s, now, self.ledger)
         self._holding.give_back_stock()
         running = self.ledger.tasks_out
         may = "may end" if grace_s == inf else f"have {duration(grace_s)} to end"
@@ -329,6 +322,9 @@ class Dispatcher:
         if self.phase is Phase.WORKING and self._budget > 0 and not self._leave_idle(now, actions):
             return
         self.phase = Phase.CLOSING
+        if not self._error[1] and self._stopping.leaves_work(self.ledger, self._leasing.left):
+            self._error = ("", WORK_LEFT)
+            actions.append(Say(f"work is left in the queue for another run: exit code {WORK_LEFT}"))
         actions.append(AskClose())
 
     def _leave_idle(self, now: float, actions: list[Action]) -> bool:

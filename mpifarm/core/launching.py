@@ -26,6 +26,9 @@ LOOK_AHEAD = 64
 PASSES_PER_SLOT = 2
 
 _SIGKILL = 9
+STOP_SIGNALS = frozenset((2, 10, 12, 15))
+"""SIGINT, SIGUSR1, SIGUSR2, SIGTERM: what batch systems, MPI launchers and people send to stop a run. SIGUSR1 since
+prterun follows a SIGTERM with SIGKILL after a quarter of a second, but passes SIGUSR1 on unharmed."""
 
 
 class Kept(NamedTuple):
@@ -74,7 +77,8 @@ class EndedAttempt(NamedTuple):
 class Running:
     """An attempt that holds a slot (or was refused one: `refusal` says why)."""
 
-    __slots__ = ("block", "killed_for", "limit_at", "refusal", "signal_at", "slot", "task", "terminated", "text")
+    __slots__ = ("block", "ended_at", "killed_for", "limit_at", "refusal", "signal_at", "slot", "task", "terminated",
+                 "text")  # fmt: skip
 
     def __init__(self, block: Block, index: int, slot: int, limit_at: float = inf, refusal: str = "") -> None:
         self.block = block
@@ -84,9 +88,16 @@ class Running:
         self.limit_at = limit_at
         self.signal_at = limit_at
         self.killed_for = FailureClass.NONE
+        self.ended_at = inf
+        """When its process ended, and it still holds its slot."""
         self.terminated = False
         """SIGTERM is due or sent."""
         self.refusal = refusal
+
+    def cut_short(self) -> None:
+        """Whatever its process says, it was ended from outside."""
+        if self.killed_for is FailureClass.NONE:
+            self.killed_for = FailureClass.WALLTIME
 
 
 class Unbegun(NamedTuple):
@@ -132,8 +143,8 @@ class Launching:
         self._must_end_by = must_end_by
         self._late: list[Block] = []
         self._drain_at = inf
-        self.draining = False
-        """Nothing starts any more."""
+        self.draining = self.stopped = False
+        """Nothing starts any more: as the rank said; since a stop from outside has reached this node."""
 
     @property
     def idle(self) -> bool:
@@ -154,7 +165,7 @@ class Launching:
     def take(self, now: float) -> Running | None:
         """The next attempt to start, its slot taken; None when nothing fits or nothing may start any more."""
         while True:
-            if not self._queue or not self._node.free_cpus:
+            if not self._queue or not self._node.free_cpus or self.stopped:
                 return None
             place = self._next_that_fits()
             if place is None:
@@ -194,9 +205,10 @@ class Launching:
         del self.running[slot]
         self._node.free(slot)
 
-    def outlived(self, slot: int) -> None:
+    def outlived(self, slot: int, now: float) -> None:
         """The process in `slot` has ended in time; what is to be done for it now only a drain may cut short."""
         attempt = self.running[slot]
+        attempt.ended_at = min(attempt.ended_at, now)
         attempt.limit_at = inf
         if attempt.killed_for is FailureClass.NONE:
             attempt.signal_at = self._drain_at
@@ -212,12 +224,20 @@ class Launching:
         self.draining = True
         self._drain_at = min(self._drain_at, now + grace_s)
         for attempt in self.running.values():
-            if attempt.killed_for is FailureClass.NONE:
-                attempt.signal_at = min(attempt.limit_at, self._drain_at)
+            if not attempt.terminated:
+                attempt.signal_at = min(attempt.signal_at, self._drain_at)
         self.next_due = min(self.next_due, self._drain_at)
         waiting = [queued.rest for queued in self._queue]
         self._queue.clear()
         return _unbegun(waiting)
+
+    def stop(self, now: float, settle_s: float) -> None:
+        """A stop from outside has reached this node's processes, and so perhaps its tasks: nothing starts any more, and
+        what runs, or ended less than `settle_s` ago, has not ended by itself. The rank says how long it may run."""
+        self.stopped = True
+        for attempt in self.running.values():
+            if attempt.ended_at > now - settle_s:
+                attempt.cut_short()
 
     def cancel(self, ranges: Iterable[tuple[LeaseId, int, int]], now: float) -> Unbegun:
         """Do not start tasks `[lo, hi)` of these leases, end those that run. Returns what waited. Twice is as once."""
@@ -228,7 +248,7 @@ class Launching:
             if attempt.killed_for in (FailureClass.NONE, FailureClass.WALLTIME) and any(
                 lo <= attempt.task < hi for lo, hi in of_lease.get(attempt.block.lease, ())
             ):
-                if attempt.killed_for is FailureClass.NONE:
+                if not attempt.terminated:
                     attempt.signal_at = now
                     self.next_due = min(self.next_due, now)
                 attempt.killed_for = FailureClass.CANCELLED
@@ -306,3 +326,18 @@ def may_be_memory(result: Verdict) -> bool:
     _, failure, exit_code, signal = result
     killed = signal == _SIGKILL and failure == FailureClass.SIGNAL
     return killed or (exit_code == 128 + _SIGKILL and failure == FailureClass.EXIT)
+
+
+def may_be_a_stop(failure: int, exit_code: int, signal: int) -> bool:
+    """Whether an attempt that we did not end, or what its shell waited for, ended by a signal that means a stop."""
+    if failure == FailureClass.SIGNAL:
+        return signal in STOP_SIGNALS
+    return failure == FailureClass.EXIT and exit_code - 128 in STOP_SIGNALS
+
+
+def returned(result: Verdict) -> Verdict:
+    """The verdict on an attempt that ended by itself, as it seemed, but was ended from outside."""
+    state, failure, exit_code, signal = result
+    if state in (State.RETURNED, State.CANCELLED) or failure in (FailureClass.TIMEOUT, FailureClass.LAUNCH):
+        return result
+    return int(State.RETURNED), int(FailureClass.WALLTIME), exit_code, signal

@@ -26,6 +26,8 @@ from mpifarm.core.messages import (
     Setup,
     Start,
     Stop,
+    StopAsked,
+    Stopped,
     Unstarted,
     Want,
     Written,
@@ -35,8 +37,9 @@ from mpifarm.core.pacing import Pace
 from mpifarm.core.roles import DISPATCHER
 
 LeaderEvent = (
-    Deal | Stop | Cancel | Written | Ended | Pieces | Closed | Packed | NotStarted | LauncherLog | LauncherGone | Tick
-)
+    Deal | Stop | Cancel | Written | Ended | Pieces | Closed | Packed | NotStarted | Stopped | LauncherLog
+    | LauncherGone | Tick
+)  # fmt: skip
 
 
 class Leader:
@@ -94,6 +97,8 @@ class Leader:
                 self._attempts -= sum(span.hi - span.lo for span in spans)
                 self._busy -= cpus
                 actions.append(Send(DISPATCHER, Unstarted(self._rank, spans)))
+            case Stopped(signal):
+                actions.append(Send(DISPATCHER, StopAsked(signal, self._rank, launcher=True)))
             case LauncherLog(text):
                 actions.append(Send(DISPATCHER, Note(self._rank, f"{self._node.name}: {text}")))
             case LauncherGone(reason):

@@ -33,6 +33,12 @@ class Leasing:
         self.dry: Grant | None = None
         """The last answer, when it brought nothing and nothing has happened since that may bring something."""
         self.ready_left = 0
+        self._waiting = 0
+
+    @property
+    def left(self) -> int:
+        """Tasks for a run like this one that the queue held, as far as the last answers tell."""
+        return self.ready_left + self._waiting
 
     def ran(self, tasks: int, busy_s: float, now: float) -> None:
         """So many attempts have ended; all that ended so far held cores for `busy_s` core seconds."""
@@ -51,7 +57,10 @@ class Leasing:
         self._answered_at = now
         self.ready_left = grant.ready_left
         self._left, self._others_slots = grant.ready_left, grant.others_slots
-        if grant.blocks:
+        if not grant.blocks:
+            self._waiting = grant.waiting + grant.too_long
+        else:
+            self._waiting = max(0, self._waiting - sum(len(block.tasks) for block in grant.blocks))
             self._work_at = now
             cpus = [(block.needs.cpus, len(block.tasks)) for block in grant.blocks]
             mean = sum(width * count for width, count in cpus) / sum(count for _, count in cpus)

@@ -90,6 +90,8 @@ class Ledger:
         """Tasks by how they ended here; RETURNED: cut short."""
         self.retried = 0
         """Failed attempts that run again."""
+        self.unbegun = 0
+        """Tasks that went back without having been started."""
         self.begun = 0
         """Attempts that ended, however."""
         self.busy_s = 0.0
@@ -239,6 +241,7 @@ class Ledger:
         if not lease.left:
             del self._leases[number]
             self._batch.done.append(number)
+            self.unbegun += sum(span.hi - span.lo for span in lease.unstarted)
             self._returned.extend((Return(span, FailureClass.NONE), None) for span in lease.unstarted)
 
     # --- cancel ----------------------------------------------------------------------------------------------

@@ -204,11 +204,12 @@ class CloseFile:
 
 @dataclass(frozen=True, slots=True)
 class StopAsked:
-    """A rank caught a signal."""
+    """A rank, or the launcher of its node, caught a signal."""
 
     TO: ClassVar[Role] = Role.DISPATCHER
     signal: int
     rank: int
+    launcher: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -309,6 +310,13 @@ class NotStarted:
 
 
 @dataclass(frozen=True, slots=True)
+class Stopped:
+    """From the launcher: somebody has sent it a signal that means a stop, and so perhaps its tasks."""
+
+    signal: int
+
+
+@dataclass(frozen=True, slots=True)
 class LauncherLog:
     """From the launcher: something a person should know (a core could not be used, an orphan was killed)."""
 
@@ -317,7 +325,7 @@ class LauncherLog:
 
 LinkMessage = (
     RunProgram | ProgramEnded | Setup | Start | Drain | Cancel | Free
-    | Pieces | Closed | Ended | NotStarted | LauncherLog
+    | Pieces | Closed | Ended | NotStarted | Stopped | LauncherLog
 )  # fmt: skip
 
 

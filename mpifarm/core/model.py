@@ -183,6 +183,12 @@ class Limits:
     """What Postgres keeps of a failed attempt's stderr."""
     term_to_kill_s: float = 2.0
     """Between SIGTERM and SIGKILL."""
+    term_grace_s: float = 20.0
+    """The longest grace after a SIGTERM: batch systems follow it with SIGKILL, Slurm's KillWait is 30 s."""
+    settle_s: float = 0.05
+    """So long after its end an attempt is judged: a stop that ended it may reach its launcher later than itself."""
+    stop_wait_s: float = 1.0
+    """The same for one that ended by a signal that means a stop, which may have been meant for all."""
     drain_answer_s: float = 10.0
     """After the grace and the kill, a leader that still holds tasks is taken for lost."""
     idle_poll_s: float = 0.5
@@ -198,6 +204,7 @@ class Limits:
     def __post_init__(self) -> None:
         assert self.lease_s > self.silent_s > 3 * self.heartbeat_every_s
         assert self.lease_s > 2 * self.answer_s  # a stalled connection is replaced before the run is taken for dead
+        assert self.settle_s < self.stop_wait_s
         assert self.leader_lost_s > 3 * self.leader_beat_s
         assert self.chunk_bytes < self.message_bytes_max < self.in_flight_bytes_max < self.arena_bytes
         assert self.arena_bytes % self.chunk_bytes == 0

@@ -22,7 +22,8 @@ from mpifarm.core.model import FailureClass, JobId, State
 from mpifarm.core.patterns import CapturePattern
 from mpifarm.core.row import CAPTURED, CONTENTS, HAS_CONTENTS, NOT_ALL_TAKEN, STDERR, STDOUT
 from mpifarm.launch.holding import Holding, hold
-from mpifarm.launch.outbox import AttemptId, EndedProcess, Outbox
+from mpifarm.launch.judging import EndedProcess, Fields
+from mpifarm.launch.outbox import AttemptId, Outbox
 from mpifarm.launch.seat import Said, Stream, fresh, told
 from mpifarm.launch.taking import TICK_MAX_NS, Step, Taking, file_clock_ns
 
@@ -31,8 +32,6 @@ BYTES_AT_ONCE = 1 << 20
 READ_BYTES = 64 << 10
 TICK_WAIT_S = 0.001
 
-Fields = tuple[object, ...]
-"""Of an EndedAttempt, without `kept`."""
 _STATE, _STDOUT = 4, 17
 
 
@@ -154,7 +153,7 @@ class Closing:
         values: dict[str, int | str] = {"task": running.task, "attempt": running.block.attempt}
         values |= {"job": wishes.job.name, "": os.fsdecode(entry)}
         taking = Taking(wishes.job.cwd, wishes.patterns, values, begun.clock_ns)
-        self._launching.outlived(running.slot)
+        self._launching.outlived(running.slot, now)
         self._closed.append(_Closed(running, fields, kept, taking, taking.steps()))
         self.due_at = now
         return True

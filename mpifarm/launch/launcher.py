@@ -18,6 +18,7 @@ import time
 from collections.abc import Sequence
 from functools import partial
 
+from mpifarm.core.launching import STOP_SIGNALS
 from mpifarm.core.messages import LauncherLog, LinkMessage, ProgramEnded, RunProgram, Setup
 from mpifarm.errors import SiteError
 from mpifarm.launch import arena
@@ -123,7 +124,7 @@ def serve(shared: Arena, link_fd: int, guard_fd: int) -> None:
     assert isinstance(setup, Setup), setup
     _use_cpus(setup.cpus, link)
     _allow_files(6 * setup.slots + 64)  # pipes, and two spools each (see `holding`)
-    Watch(link, setup, shared, _signal_fd(signal.SIGCHLD), guard_fd).run(messages)
+    Watch(link, setup, shared, _signal_fd(signal.SIGCHLD, *STOP_SIGNALS), guard_fd).run(messages)
 
 
 def _receive(link: Link, poll: select.poll, guard_fd: int) -> list[LinkMessage]:
@@ -161,13 +162,14 @@ def _allow_files(count: int) -> None:
         resource.setrlimit(resource.RLIMIT_NOFILE, (count, hard))
 
 
-def _signal_fd(number: int) -> int:
-    """A descriptor that is readable when the signal has come. (Python has none before 3.15.)"""
-    signal.pthread_sigmask(signal.SIG_BLOCK, (number,))
+def _signal_fd(*numbers: int) -> int:
+    """A descriptor that is readable when one of the signals has come. (Python has none before 3.15.)"""
+    signal.pthread_sigmask(signal.SIG_BLOCK, numbers)
     libc = ctypes.CDLL(None, use_errno=True)
     signals = ctypes.create_string_buffer(128)  # a sigset_t
     libc.sigemptyset(signals)
-    libc.sigaddset(signals, number)
+    for number in numbers:
+        libc.sigaddset(signals, number)
     fd: int = libc.signalfd(-1, signals, os.O_NONBLOCK | os.O_CLOEXEC)
     if fd < 0:
         raise OSError(ctypes.get_errno(), "signalfd")

@@ -8,27 +8,23 @@ time while cells are low, for then the rank is behind anyway, and cells closed h
 from __future__ import annotations
 
 import os
-import resource
 from collections.abc import Callable
 from math import inf
 
 from mpifarm.core.chunks import Cells
-from mpifarm.core.launching import Running
 from mpifarm.core.messages import Closed, Ended, LauncherLog, Pieces
 from mpifarm.core.model import Limits
 from mpifarm.launch.arena import CELL_BYTES, Arena
+from mpifarm.launch.judging import SETTLE_S, EndedProcess, Fields, Judging
 from mpifarm.launch.link import Link
-from mpifarm.launch.seat import Said, Stream
+from mpifarm.launch.seat import Stream
 
-ENDED_MAX = 64
 FULL_CELLS_MAX = Limits().message_bytes_max // CELL_BYTES
 ENDED_WAIT_S = 0.02
 PIECES_WAIT_S = Limits().output_every_s
 
 AttemptId = tuple[int, int, int]
 """Lease, task, attempt: as plain numbers, since it crosses the link."""
-EndedProcess = tuple[Running, float, float, int, resource.struct_rusage, Said, Said]
-"""Attempt, start, end, wait status, usage, what it said on stdout and on stderr."""
 
 
 def make_cells() -> Cells:
@@ -39,20 +35,13 @@ def make_cells() -> Cells:
 
 
 class Outbox:
-    """Gathers output pieces and ended attempts; an attempt's pieces always leave before its end does.
+    """Gathers output pieces and ended attempts; an attempt's pieces always leave before its end does."""
 
-    What a wait status means is concluded for many at once, just before it is sent: in a loop that costs half.
-    """
-
-    def __init__(
-        self, link: Link, arena: Arena, cells: Cells, conclude: Callable[[EndedProcess], tuple[object, ...]]
-    ) -> None:
+    def __init__(self, link: Link, arena: Arena, cells: Cells, conclude: Callable[[EndedProcess], Fields]) -> None:
         self._link = link
         self._arena = arena
         self._cells = cells
-        self._conclude = conclude
-        self._ended: list[EndedProcess] = []
-        self._concluded: list[tuple[object, ...]] = []
+        self._judging = Judging(conclude)
         self._pieces: list[tuple[AttemptId, int, int, int, int]] = []
         self._log: list[str] = []
         self._close_at = inf
@@ -66,19 +55,25 @@ class Outbox:
         return self._cells.low
 
     def add_ended(self, process: EndedProcess, now: float) -> None:
-        self._ended.append(process)
-        if len(self._ended) >= ENDED_MAX:
-            self.due_at = now
-        elif self.due_at > now + ENDED_WAIT_S:
-            self.due_at = now + ENDED_WAIT_S
+        self._judging.add(process, now)
+        if self.due_at > now + SETTLE_S:
+            self.due_at = now + SETTLE_S
 
-    def add_concluded(self, attempt: tuple[object, ...], now: float) -> None:
+    def add_concluded(self, attempt: Fields, now: float) -> None:
         """`attempt`: the fields of an EndedAttempt, known already."""
-        self._concluded.append(attempt)
-        if len(self._concluded) >= ENDED_MAX:
-            self.due_at = now
-        elif self.due_at > now + ENDED_WAIT_S:
-            self.due_at = now + ENDED_WAIT_S
+        self._judging.add_concluded(attempt, now)
+        if self.due_at > now + SETTLE_S:
+            self.due_at = now + SETTLE_S
+
+    def drain(self, now: float) -> None:
+        """The run stops."""
+        self._judging.drain()
+        self.due_at = now
+
+    def stop(self, now: float) -> None:
+        """A stop from outside has reached this node's processes."""
+        self._judging.stop()
+        self.due_at = now
 
     def add_log(self, text: str, now: float) -> None:
         self._log.append(text)
@@ -125,33 +120,28 @@ class Outbox:
             self._close_at = now
             self.flush(now)
 
-    def finish(self, now: float) -> None:
-        """The node has nothing more to do: let the rank have everything soon."""
-        if self._close_at < inf:
-            self._close_at = now
-        self.due_at = now
-
-    def flush(self, now: float) -> None:
-        """Send everything gathered."""
+    def flush(self, now: float, *, idle: bool = False) -> None:
+        """Send everything gathered. `idle`: the node has nothing more to do."""
         if self._pieces:
             self._link.send(Pieces(tuple(self._pieces)))
             self._pieces = []
-        if self._ended or self._concluded:
-            ended = [*map(self._conclude, self._ended), *self._concluded]
-            self._ended.clear()
-            self._concluded.clear()
+        ended = self._judging.judge(now)
+        if ended:
             self._link.send(Ended(tuple(ended)))
-        self.due_at = inf
+        judged_at = self._judging.due_at
+        self.due_at = max(judged_at, now + ENDED_WAIT_S)
+        if idle and judged_at == inf and self._close_at < inf:
+            self._close_at = now
         if now >= self._close_at:
             if self._cells.low and self._cells.full < FULL_CELLS_MAX:
                 self._close_at = now + PIECES_WAIT_S
-                self.due_at = self._close_at
+                self.due_at = min(self.due_at, self._close_at)
             else:
                 self._cells.close()
                 self._close_at = inf
                 self._link.send(Closed())
         elif self._close_at < inf:
-            self.due_at = self._close_at
+            self.due_at = min(self.due_at, self._close_at)
         for text in self._log:
             self._link.send(LauncherLog(text))
         self._log.clear()

@@ -1,9 +1,9 @@
 """The loop of the launcher process: starts the tasks of a node, reads their output, reports how they ended.
 
-It sleeps in epoll on: the link to its rank, SIGCHLD (as a signalfd: no handler, no interrupted calls), the
-guardian's pipe, and the pipes that `mpifarm.launch.reading` watches. When cells of the arena run low, or the rank does
-not take what it is told, reading and starting stop: a flood slows its task and grows nobody's memory. What to start
-and what to end decides `mpifarm.core.launching`. Must never import anything heavy, nor MPI.
+It sleeps in epoll on: the link to its rank, SIGCHLD and stops from outside (as a signalfd: no handler, no interrupted
+calls), the guardian's pipe, and the pipes that `mpifarm.launch.reading` watches. When cells of the arena run low, or
+the rank does not take what it is told, reading and starting stop: a flood slows its task and grows nobody's memory.
+What to start and what to end decides `mpifarm.core.launching`. Must never import anything heavy, nor MPI.
 """
 
 from __future__ import annotations
@@ -18,15 +18,16 @@ from math import inf
 from zlib import crc32
 
 from mpifarm.core.launching import Launching, Running, Unbegun, may_be_memory, unlaunched, verdict
-from mpifarm.core.messages import Cancel, Drain, Free, LinkMessage, NotStarted, Setup, Start
+from mpifarm.core.messages import Cancel, Drain, Free, LinkMessage, NotStarted, Setup, Start, Stopped
 from mpifarm.core.model import FailureClass, Limits, State
 from mpifarm.core.row import STDERR
 from mpifarm.launch.arena import Arena
 from mpifarm.launch.closing import Closing
+from mpifarm.launch.judging import SETTLE_S, EndedProcess
 from mpifarm.launch.link import Link
 from mpifarm.launch.memory_killer import MemoryKiller
 from mpifarm.launch.orphans import Marks, Orphans
-from mpifarm.launch.outbox import EndedProcess, Outbox, make_cells
+from mpifarm.launch.outbox import Outbox, make_cells
 from mpifarm.launch.reading import Reader
 from mpifarm.launch.seat import Said, Seat, Stream, make_seats, told
 from mpifarm.launch.spawning import NotLaunchedError, Spawner, peak_kib
@@ -38,6 +39,9 @@ RETRY_S = 0.1
 RETRY_FOR_S = 30.0
 """How long a node may have no process to spare before that fails a task."""
 LOGGED_ORPHANS_MAX = 10
+SIGNAL_BYTES = 128
+"""Of a signalfd_siginfo, whose first is the low one of the signal's number."""
+SIGNALS_AT_ONCE = 8
 BLOCK_BYTES = 512
 """ru_inblock and ru_oublock count these."""
 
@@ -45,10 +49,10 @@ BLOCK_BYTES = 512
 class Watch:
     """The tasks of one node, from the first message to the last."""
 
-    def __init__(self, link: Link, setup: Setup, arena: Arena, child_fd: int, guard_fd: int) -> None:
-        """`child_fd` is readable when a child has ended, `guard_fd` when the guardian has."""
+    def __init__(self, link: Link, setup: Setup, arena: Arena, signal_fd: int, guard_fd: int) -> None:
+        """`signal_fd` is readable when a child has ended or a stop has come, `guard_fd` when the guardian has ended."""
         self._link = link
-        self._child_fd = child_fd
+        self._signal_fd = signal_fd
         self._guard_fd = guard_fd
         must_end_by = setup.must_end_by - time.time() + time.monotonic()
         self._launching = Launching(setup.slots, Limits().term_to_kill_s, must_end_by)
@@ -72,12 +76,12 @@ class Watch:
         self._retry_at = inf
         self._wake_at = inf
         self._writing = False
-        for fd in (link.fileno(), child_fd, guard_fd):
+        for fd in (link.fileno(), signal_fd, guard_fd):
             self._epoll.register(fd, select.EPOLLIN)
 
     def run(self, messages: list[LinkMessage]) -> None:
         """Until the rank or the guardian has gone. `messages`: those received already."""
-        link_fd, child_fd, guard_fd = self._link.fileno(), self._child_fd, self._guard_fd
+        link_fd, signal_fd, guard_fd = self._link.fileno(), self._signal_fd, self._guard_fd
         now = time.monotonic()
         while self._link.open:
             if messages:
@@ -89,9 +93,8 @@ class Watch:
             events = self._epoll.poll(self._rest_s(now))
             now = time.monotonic()
             for fd, _ in events:
-                if fd == child_fd:
-                    os.read(child_fd, 128)
-                    self._reap(now)
+                if fd == signal_fd:
+                    self._take_signals(now)
                 elif fd == link_fd:
                     self._link.flush()
                     messages = self._link.receive()
@@ -120,7 +123,7 @@ class Watch:
         if now >= self._closing.due_at and not self._reader.held:
             self._closing.step(now)
         if now >= self._outbox.due_at:
-            self._outbox.flush(now)
+            self._outbox.flush(now, idle=self._launching.idle)
             self._mind_the_link(now)
 
     def _receive(self, message: LinkMessage, now: float) -> None:
@@ -136,12 +139,25 @@ class Watch:
             case Drain(grace_s):
                 first = not self._launching.draining
                 unbegun = self._launching.drain(grace_s, now)
+                self._outbox.drain(now)
                 if first:
                     self._link.send(NotStarted(*unbegun))
             case Cancel(ranges):
                 self._say_unbegun(self._launching.cancel(ranges, now))
             case _:
                 raise AssertionError(message)
+
+    def _take_signals(self, now: float) -> None:
+        came = os.read(self._signal_fd, SIGNALS_AT_ONCE * SIGNAL_BYTES)[::SIGNAL_BYTES]  # their numbers
+        for number in came:
+            if number != signal.SIGCHLD:
+                # Before the ends that it may have been the cause of. With many tasks some have been judged already, or
+                # are not dead yet: the rank makes others stop, too.
+                self._launching.stop(now, SETTLE_S)
+                self._outbox.stop(now)
+                self._link.send(Stopped(number))
+        if signal.SIGCHLD in came:
+            self._reap(now)
 
     def _say_unbegun(self, unbegun: Unbegun) -> None:
         if unbegun.spans:
@@ -243,7 +259,7 @@ class Watch:
             assert seat.running is not None
             seat.pid = 0
             self._reader.forget(seat)
-            self._launching.outlived(seat.running.slot)
+            self._launching.outlived(seat.running.slot, now)
             self._ended.append((seat, time.time(), status, usage, pid in left))
         self._finish(now)
 
@@ -262,8 +278,6 @@ class Watch:
             if not self._closing.end(process, now):
                 self._launching.free(running.slot)
                 self._outbox.add_ended(process, now)
-        if not self._by_pid and self._launching.idle:
-            self._outbox.finish(now)
 
     def _read_all(
         self, seat: Seat, running: Running, left: bool, ended_at: float, now: float

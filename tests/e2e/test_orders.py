@@ -23,6 +23,7 @@ from tests.queue.proxy import Proxy
 
 pytestmark = [pytest.mark.postgres, pytest.mark.mpi_outside]
 
+WORK_LEFT = 7
 STUBBORN = "trap '' TERM; echo begun; touch {mark}; while :; do sleep {seconds}; done"
 FORKS = "(trap '' TERM; exec sleep {seconds}) & setsid sleep {seconds} & touch {mark}; wait"
 TALKS = "seq 100000; touch {mark}; exec sleep {seconds}"
@@ -86,7 +87,7 @@ def test_drain_lets_tasks_end_and_gives_the_rest_back(farm: Farm, pg_dsn: Dsn, r
         assert client.drain(RunId(1))
         hears(run, b"stopping, as ordered")
         (farm.cwd / "go").touch()
-        farm.finish(run)
+        farm.finish(run, WORK_LEFT)
         assert states(client, JobId(1)) == {"succeeded": 1, "pending": 300}
         assert not client.drain(RunId(1))
 
@@ -98,7 +99,7 @@ def test_a_drain_can_be_hastened(farm: Farm, pg_dsn: Dsn) -> None:
     with Client.connect(pg_dsn) as client:
         client.drain(RunId(1))
         client.drain(RunId(1), now=True)
-    out, _ = farm.finish(run)
+    out, _ = farm.finish(run, WORK_LEFT)
     assert b"1 cut short and returned" in out
     run = farm.start("run", "--grace", "0s", ranks=1)
     wait_for(lambda: farm.report()["tasks"]["running"] == 1, "it to run again")
@@ -106,7 +107,7 @@ def test_a_drain_can_be_hastened(farm: Farm, pg_dsn: Dsn) -> None:
         client.drain(RunId(2))
     hears(run, b"as ordered")
     run.send_signal(signal.SIGUSR1)
-    farm.finish(run, deadline_s=20)
+    farm.finish(run, WORK_LEFT, deadline_s=20)
     assert farm.report()["tasks"]["pending"] == 1
 
 
@@ -134,7 +135,7 @@ def test_walltime(farm: Farm) -> None:
     farm.submit(["sleep 1000"] * 3, "long", "--time-limit", "1h")
     farm.submit(["echo begun; sleep 1000"] * 2 + ["echo short"])
     began = time.monotonic()
-    out, said = farm.run("run", "--cpus", "3", "--walltime", "18s", "--grace", "2s", ranks=2)
+    out, said = farm.run("run", "--cpus", "3", "--walltime", "18s", "--grace", "2s", ranks=2, code=WORK_LEFT)
     assert time.monotonic() - began < 18 + 3
     assert "the time of this run is nearly over" in said
     assert b"1 succeeded, 0 failed, 2 cut short and returned" in out

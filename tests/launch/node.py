@@ -12,7 +12,19 @@ from typing import Any
 
 from mpifarm.core.job import JobText, Policy
 from mpifarm.core.launching import EndedAttempt
-from mpifarm.core.messages import Closed, Drain, Ended, Free, LauncherLog, LinkMessage, NotStarted, Pieces, Setup, Start
+from mpifarm.core.messages import (
+    Closed,
+    Drain,
+    Ended,
+    Free,
+    LauncherLog,
+    LinkMessage,
+    NotStarted,
+    Pieces,
+    Setup,
+    Start,
+    Stopped,
+)
 from mpifarm.core.model import Block, JobId, LeaseId, Span, TaskText
 from mpifarm.core.needs import Needs
 from mpifarm.core.row import STDOUT
@@ -36,6 +48,22 @@ def lives(pid: int) -> bool:
         return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] not in "ZX"
     except OSError:
         return False
+
+
+def tree(root: int) -> list[int]:
+    """A process and all its descendants, parents first."""
+    children: dict[int, list[int]] = {}
+    for folder in Path("/proc").iterdir():
+        if folder.name.isdigit():
+            try:
+                parent = int((folder / "stat").read_text().rpartition(")")[2].split()[1])
+            except OSError:
+                continue
+            children.setdefault(parent, []).append(int(folder.name))
+    found = [root]
+    for pid in found:
+        found += children.get(pid, [])
+    return found
 
 
 class Whole:
@@ -66,6 +94,8 @@ class OneNode:
         """When they came (monotonic), task, stream, bytes."""
         self.returned: list[tuple[Span, ...]] = []
         self.log: list[str] = []
+        self.stopped: list[int] = []
+        """Signals that the launcher was sent."""
         self._next = 1
 
     def start(
@@ -151,6 +181,8 @@ class OneNode:
                     self._take_ended(EndedAttempt._make(fields))
             case NotStarted(spans):
                 self.returned.append(spans)
+            case Stopped(number):
+                self.stopped.append(number)
             case LauncherLog(text):
                 self.log.append(text)
             case _:
