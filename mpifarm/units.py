@@ -82,6 +82,13 @@ def each_number(ranges: Iterable[range]) -> Iterator[int]:
     return (number for number, _ in groupby(merge(*ranges)))
 
 
+def each_padded(text: str) -> Iterator[tuple[int, bytes]]:
+    """`each_number` of the text, each beside its digits: where a range has zeros in front, all have as many digits."""
+    ends = [end.split(":")[0].strip().replace("_", "") for part in text.split(",") for end in part.split("-")]
+    width = max((len(end) for end in ends if len(end) > 1 and end[0] == "0"), default=0)
+    return ((number, b"%0*d" % (width, number)) for number in each_number(parse_numbers(text)))
+
+
 def parse_ranges(text: str) -> list[tuple[int, int]]:
     """Task numbers (from 1) as half-open `(lo, hi)`, sorted, merged where they touch."""
     parts: list[tuple[int, int]] = []
@@ -124,6 +131,11 @@ def format_seconds(seconds: float) -> str:
 def format_count(count: int) -> str:
     """1,234,567."""
     return f"{count:,}"
+
+
+def counted(count: int, noun: str) -> str:
+    """1 task, 2,000 tasks."""
+    return f"{count:,} {noun}" if count == 1 else f"{count:,} {noun}s"
 
 
 def format_bytes(size: int) -> str:

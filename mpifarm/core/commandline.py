@@ -14,12 +14,14 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable
 
-BASH_WORDS = frozenset(
+KEYWORDS = frozenset(
+    b"if then else elif fi case esac for select while until do done in function time { } ! [[ ]] coproc".split()
+)
+BASH_WORDS = KEYWORDS | frozenset(
     b". : [ alias bg bind break builtin caller cd command compgen complete compopt continue declare dirs "
     b"disown echo enable eval exec exit export false fc fg getopts hash help history jobs kill let local "
     b"logout mapfile popd printf pushd pwd read readarray readonly return set shift shopt source suspend "
-    b"test times trap true type typeset ulimit umask unalias unset wait "
-    b"if then else elif fi case esac for select while until do done in function time { } ! [[ ]] coproc".split()
+    b"test times trap true type typeset ulimit umask unalias unset wait".split()
 )
 """Builtins and keywords of bash 4 and 5: as a first word they are not files to execute."""
 

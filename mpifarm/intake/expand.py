@@ -1,15 +1,15 @@
 """Makes many tasks of one command: GNU parallel's `:::`, HyperQueue's `--array`, `--each-line` and `--from-json`.
 
-The words after `--` are joined by single blanks and not quoted again, as GNU parallel does: `-- echo '$HOME' {}` and
-`-- 'echo $HOME {}'` are the same command, and the shell of the task expands `$HOME`. Then the replacement strings in it
-are filled in, see `mpifarm.intake.replacement`.
+One word after `--` is a shell line: the shell of the task expands what is in it. Several words are an argument list,
+which reaches the program exactly as it was typed. Then the replacement strings are filled in, inside words too, see
+`mpifarm.intake.replacement`; what nothing fills is refused, see `mpifarm.intake.unfilled`.
 
 - `:::` VALUES, `::::` FILES (each file is a source, each line a value, `-` is stdin): every combination, the last
   source changing fastest. `:::+` and `::::+` go along with the source before them instead, until the shortest ends.
   Without any replacement string the values are appended; without a command they are the commands themselves.
   The entry of a task is its values with tabs between.
-- `--array 1-100`, `--each-line FILE`: once for each number or line (blank ones too), which is the entry of the task.
-  Nothing is appended.
+- `--array 1-100`, `--each-line FILE`: once for each number or line, which is the entry of the task. Nothing is
+  appended. Blank lines are left out, and that is said.
 - `--from-json FILE` (an array of objects, or one object on each line): once for each object, whose compact JSON is the
   entry; see `mpifarm.intake.records` for what an object may wait for.
 
@@ -31,9 +31,20 @@ from mpifarm.core.model import Parent, Part, TaskText
 from mpifarm.core.needs import Needs
 from mpifarm.errors import UsageError
 from mpifarm.intake.records import tasks_of
-from mpifarm.intake.replacement import Record, Template, Values, compile_keys, compile_positions
+from mpifarm.intake.replacement import (
+    Record,
+    Template,
+    Values,
+    command_line,
+    compile_keys,
+    compile_positions,
+    has_keys,
+    has_positions,
+)
 from mpifarm.intake.taskfile import COMMAND_BYTES_MAX, RUN_TASKS_MAX, check_command
-from mpifarm.units import each_number, parse_numbers
+from mpifarm.intake.told import Tell, silently
+from mpifarm.intake.unfilled import Source, check_words
+from mpifarm.units import counted, each_padded
 
 RUN_BYTES_MAX = 8 << 20
 _BOM = b"\xef\xbb\xbf"
@@ -50,36 +61,50 @@ class Expansion:
     from_json: str | None = None
 
 
-def expand_arguments(asked: Expansion, needs: Needs, stdin: BinaryIO) -> Iterator[Part]:
+def expand_arguments(asked: Expansion, needs: Needs, stdin: BinaryIO, tell: Tell = silently) -> Iterator[Part]:
     """The tasks in order, in parts of at most 10,000 tasks or about 8 MiB; a single one when nothing is repeated.
 
     UsageErrors of the words are raised here, those of files while their lines stream by.
     """
     words = list(asked.words)
     first_mark = next((i for i, word in enumerate(words) if word in _MARKS), len(words))
-    command = os.fsencode(" ".join(words[:first_mark]))
+    command = [os.fsencode(word) for word in words[:first_mark]]
     marked = words[first_mark:]
     options = (asked.array, asked.each_line, asked.from_json)
     if len([option for option in options if option is not None]) + bool(marked) > 1:
         raise UsageError("only one of --array, --each-line, --from-json and ::: can be used at once")
-    if not command.strip() and not marked:
-        raise UsageError("there is no command: write it after --")
+    if not b"".join(command).strip():
+        if not marked:
+            raise UsageError("there is no command: write it after --")
+        command = []
+    source = _source_of(asked, bool(marked))
+    check_words(command, source, tell)
+    fills = has_keys if source is Source.RECORDS else has_positions
+    if source is not Source.NONE and not marked and not fills(command):
+        tell("the command is the same for all tasks: each finds its value in MPIFARM_ENTRY")
 
     if marked:
-        groups = _parse_sources(marked, stdin)
+        groups = _parse_sources(marked, stdin, tell)
         template = compile_positions(command, sum(map(len, groups)), append=True)
         tasks = _combined(template, groups)
     elif asked.array is not None:
-        numbers = each_number(parse_numbers(asked.array))
-        tasks = _repeated(compile_positions(command, 1), "--array", (b"%d" % number for number in numbers))
+        tasks = _repeated(compile_positions(command, 1), "--array", each_padded(asked.array))
     elif asked.each_line is not None:
-        tasks = _repeated(compile_positions(command, 1), asked.each_line, _lines(asked.each_line, stdin))
+        lines = _not_blank(asked.each_line, stdin, tell)
+        tasks = _repeated(compile_positions(command, 1), asked.each_line, lines)
     elif asked.from_json is not None:
         return _from_records(compile_keys(command), asked.from_json, needs, stdin)
     else:
-        check_command(command, "command", 1)
-        tasks = iter([TaskText(command)])
+        line = command_line(command)
+        check_command(line, "command", 1)
+        tasks = iter([TaskText(line)])
     return in_parts(needs, tasks)
+
+
+def _source_of(asked: Expansion, marked: bool) -> Source:
+    if asked.from_json is not None:
+        return Source.RECORDS
+    return Source.VALUES if marked or asked.array is not None or asked.each_line is not None else Source.NONE
 
 
 def in_parts(needs: Needs, tasks: Iterable[TaskText], parents: tuple[Parent, ...] = ()) -> Iterator[Part]:
@@ -107,7 +132,7 @@ def _from_records(template: Template[Record], path: str, needs: Needs, stdin: Bi
 _Source = Callable[[], Iterator[bytes]]
 
 
-def _parse_sources(marked: list[str], stdin: BinaryIO) -> list[list[_Source]]:
+def _parse_sources(marked: list[str], stdin: BinaryIO, tell: Tell) -> list[list[_Source]]:
     """The sources in groups: those of a group go along with each other, groups are combined."""
     groups: list[list[_Source]] = []
     position = 0
@@ -124,7 +149,7 @@ def _parse_sources(marked: list[str], stdin: BinaryIO) -> list[list[_Source]]:
         sources: list[_Source]
         if mark.startswith("::::"):
             stdin_uses += words.count("-")
-            sources = [partial(_lines, word, stdin) for word in words]
+            sources = [partial(_told_blank, word, stdin, tell) for word in words]
         else:
             sources = [partial(iter, [os.fsencode(word) for word in words])]
         if mark.endswith("+"):
@@ -150,11 +175,37 @@ def _combined(template: Template[Values], groups: list[list[_Source]]) -> Iterat
             yield TaskText(command, b"\t".join(values))
 
 
-def _repeated(template: Template[Values], name: str, entries: Iterable[bytes]) -> Iterator[TaskText]:
-    for task, entry in enumerate(entries, 1):
+def _repeated(template: Template[Values], name: str, entries: Iterable[tuple[int, bytes]]) -> Iterator[TaskText]:
+    """A task for each entry; each comes with its number or line, for messages."""
+    for task, (number, entry) in enumerate(entries, 1):
         command = template.fill((entry,), task)
-        check_command(command, name, task)
+        check_command(command, name, number)
         yield TaskText(command, entry)
+
+
+def _not_blank(path: str, stdin: BinaryIO, tell: Tell) -> Iterator[tuple[int, bytes]]:
+    """The lines with anything in them and their numbers; UsageError when there is none."""
+    first = blank = 0
+    number = 0
+    for number, line in enumerate(_lines(path, stdin), 1):
+        if line.strip(b" \t"):
+            yield number, line
+        else:
+            first, blank = first or number, blank + 1
+    if blank == number:
+        raise UsageError(f"{path}: there are only blank lines in it")
+    if blank:
+        tell(f"{path}: {counted(blank, 'blank line')} left out, the first is line {first:,}")
+
+
+def _told_blank(path: str, stdin: BinaryIO, tell: Tell) -> Iterator[bytes]:
+    """All lines: of `::::` blank ones are values too, as GNU parallel has it, and sources may go along with others."""
+    told = False
+    for number, line in enumerate(_lines(path, stdin), 1):
+        if not told and not line.strip(b" \t"):
+            tell(f"warning: {path}:{number}: a blank line is a value like others (--each-line leaves such lines out)")
+            told = True
+        yield line
 
 
 def _open(path: str, stdin: BinaryIO) -> AbstractContextManager[BinaryIO]:

@@ -1,5 +1,8 @@
 """Commands with replacement strings, cut once and filled many times. Never opens a file.
 
+A command is its words. One word is a line for the shell, as it stands. Several are an argument list: they are quoted,
+so that the shell hands them to the program exactly as they are, and what is filled in stays inside its word.
+
 What is put in is quoted as GNU parallel quotes it, so a value stays one word of the shell whatever is in it. Positions
 (`:::`, `--array`, `--each-line`):
 
@@ -16,10 +19,11 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import Generic, TypeVar
+from typing import Generic, TypeVar, cast
 
+from mpifarm.core.commandline import KEYWORDS
 from mpifarm.errors import UsageError
 
 V = TypeVar("V")
@@ -38,16 +42,69 @@ class Template(Generic[V]):
 
 
 _UNQUOTED = re.compile(rb"[-_.+a-zA-Z0-9/]+")
+_PLAIN = re.compile(rb"[-_.+a-zA-Z0-9/=:,@%]+")
+"""What needs no quotes in a word after the first."""
 
 
-def quote(value: bytes) -> bytes:
-    """One word of any POSIX shell, byte for byte as GNU parallel writes it."""
-    if _UNQUOTED.fullmatch(value):
+def quote(value: bytes, plain: re.Pattern[bytes] = _UNQUOTED) -> bytes:
+    """One word of any POSIX shell, byte for byte as GNU parallel writes it. `plain`: what needs no quotes."""
+    if plain.fullmatch(value):
         return value
     if not value:
         return b"''"
     quoted = b"'" + value.replace(b"'", b"'\"'\"'") + b"'"
     return quoted.removeprefix(b"''").removesuffix(b"''")
+
+
+Piece = bytes | Callable[[V, int], bytes]
+
+
+def compile_words(words: Sequence[bytes], cut: Callable[[bytes, int], Iterable[Piece[V]]]) -> list[Piece[V]]:
+    """The pieces of the command line; `cut` makes pieces of a word that begins at an offset of the command."""
+    if len(words) == 1:
+        return list(_fused(cut(words[0], 0)))
+    line: list[Piece[V]] = []
+    offset = 0
+    for number, word in enumerate(words):
+        pieces = list(_fused(cut(word, offset))) or [b""]
+        plain = _PLAIN if number else _UNQUOTED
+        quoted = [quote(piece, plain) if isinstance(piece, bytes) else piece for piece in pieces]
+        line += [b" ", *quoted] if number else _as_program(quoted)
+        offset += len(word) + 1
+    return list(_fused(line))
+
+
+def command_line(words: Sequence[bytes]) -> bytes:
+    """Of words in which nothing is filled."""
+    pieces: list[Piece[Values]] = compile_words(words, lambda word, _: [word])
+    return Template(tuple(pieces)).fill((), 1)
+
+
+def _as_program(pieces: list[Piece[V]]) -> list[Piece[V]]:
+    """Those of the first word: never a keyword, nor an option of the shell itself."""
+    whole = Template(tuple(pieces))
+    if all(isinstance(piece, bytes) for piece in pieces):
+        return [_no_syntax(b"".join(cast("list[bytes]", pieces)))]
+    return [lambda values, task: _no_syntax(whole.fill(values, task))]
+
+
+def _no_syntax(quoted: bytes) -> bytes:
+    return b"''" + quoted if quoted in KEYWORDS or quoted[:1] in (b"-", b"+") else quoted
+
+
+def _fused(pieces: Iterable[Piece[V]]) -> Iterator[Piece[V]]:
+    """Without empty ones, bytes in a row as one."""
+    kept = b""
+    for piece in pieces:
+        if isinstance(piece, bytes):
+            kept += piece
+            continue
+        if kept:
+            yield kept
+        kept = b""
+        yield piece
+    if kept:
+        yield kept
 
 
 # Positions.
@@ -81,19 +138,28 @@ _CHANGES: dict[bytes, Callable[[bytes], bytes]] = {
 }
 
 
-def compile_positions(command: bytes, sources: int, *, append: bool = False) -> Template[Values]:
+def compile_positions(words: Sequence[bytes], sources: int, *, append: bool = False) -> Template[Values]:
     """`append`: the values follow a command without replacement strings, and are the command where it is blank."""
-    if append and not command.strip():
+    if append and not b"".join(words).strip():
         return Template((lambda values, _: b" ".join(values),))
-    parts: list[bytes | Callable[[Values, int], bytes]] = []
-    end = 0
-    for match in _REPLACEMENT.finditer(command):
-        parts += (command[end : match.start()], _position(match, sources))
-        end = match.end()
-    parts.append(command[end:])
-    if append and len(parts) == 1:
-        parts += (b" ", _all_values(_CHANGES[b""]))
-    return Template(tuple(parts))
+
+    def cut(word: bytes, _offset: int) -> Iterator[Piece[Values]]:
+        end = 0
+        for match in _REPLACEMENT.finditer(word):
+            yield word[end : match.start()]
+            yield _position(match, sources)
+            end = match.end()
+        yield word[end:]
+
+    pieces = compile_words(words, cut)
+    if append and not has_positions(words):
+        pieces += [b" ", _all_values(_CHANGES[b""])]
+    return Template(tuple(pieces))
+
+
+def has_positions(words: Iterable[bytes]) -> bool:
+    """Whether something of a value, or its number, is put into the command."""
+    return any(_REPLACEMENT.search(word) for word in words)
 
 
 def _position(match: re.Match[bytes], sources: int) -> Callable[[Values, int], bytes]:
@@ -131,24 +197,30 @@ def encode_json(value: object) -> bytes:
         raise UsageError(f"cannot be written as JSON: {error}") from None
 
 
-def compile_keys(command: bytes) -> Template[Record]:
-    parts: list[bytes | Callable[[Record, int], bytes]] = []
+def compile_keys(words: Sequence[bytes]) -> Template[Record]:
+    return Template(tuple(compile_words(words, _cut_keys)))
+
+
+def _cut_keys(word: bytes, offset: int) -> Iterator[Piece[Record]]:
     end = 0
-    for match in _KEY.finditer(command):
-        parts.append(command[end : match.start()])
+    for match in _KEY.finditer(word):
+        yield word[end : match.start()]
         end = match.end()
         key: bytes | None = match[1]
         if key is not None:
-            parts.append(_value_of(key.decode("utf-8", "surrogateescape")))
+            yield _value_of(key.decode("utf-8", "surrogateescape"))
         elif match[0] in _BRACES:
-            parts.append(_BRACES[match[0]])
+            yield _BRACES[match[0]]
         else:
             raise UsageError(
-                f"a single {match[0].decode()} stands at {match.start() + 1} in the command: write {{key}}, "
+                f"a single {match[0].decode()} stands at {offset + match.start() + 1} in the command: write {{key}}, "
                 "or {{ and }} for braces"
             )
-    parts.append(command[end:])
-    return Template(tuple(parts))
+    yield word[end:]
+
+
+def has_keys(words: Iterable[bytes]) -> bool:
+    return any(match[1] is not None for word in words for match in _KEY.finditer(word))
 
 
 def _value_of(key: str) -> Callable[[Record, int], bytes]:

@@ -209,7 +209,7 @@ def _parts(request: Request, stack: ExitStack, content: _Content) -> Parts:
 
     if not request.files:
         asked = Expansion(request.words or (), request.array, request.each_line, request.from_json)
-        return expand_arguments(asked, request.needs, sys.stdin.buffer)
+        return expand_arguments(asked, request.needs, sys.stdin.buffer, tell)
     name = request.files[0]
     if name == "-":
         return read_tasks(sys.stdin.buffer, "stdin", request.needs)

@@ -52,7 +52,7 @@ def refusal(asked: Expansion, stdin: bytes = b"") -> str:
 
 
 def test_a_command_alone_is_one_task() -> None:
-    assert tasks(Expansion(["echo", "$HOME", "{}"])) == [TaskText(b"echo $HOME {}", None)]
+    assert tasks(Expansion(["echo", "$HOME", "a  b"])) == [TaskText(b"echo '$HOME' 'a  b'", None)]
     assert tasks(Expansion(["echo a | wc"])) == [TaskText(b"echo a | wc", None)]
 
 
@@ -67,9 +67,11 @@ def test_no_command(words: list[str]) -> None:
     [
         (["echo", ":::", "a", "b"], ["echo a", "echo b"]),
         (["echo", "{}", ":::", "a b"], ["echo 'a b'"]),
-        (["echo", "$HOME", "a  b", "{}x", "", "y", ":::", "q"], ["echo $HOME a  b qx  y"]),
+        (["echo", "$HOME", "a  b", "{}x", "", "y", ":::", "q"], ["echo '$HOME' 'a  b' qx '' y"]),
         (["echo $HOME {} | wc", ":::", "q"], ["echo $HOME q | wc"]),
-        (["echo", "|", "wc", "{}", ":::", "a|b", "*"], ["echo | wc 'a|b'", "echo | wc '*'"]),
+        (["echo", "|", "wc", "{}", ":::", "a|b", "*"], ["echo '|' wc 'a|b'", "echo '|' wc '*'"]),
+        (["echo | wc {}", ":::", "a|b", "*"], ["echo | wc 'a|b'", "echo | wc '*'"]),
+        (["echo", "--in={} x", ":::", "a b"], ["echo --in='a b'' x'"]),
         (['echo "{}"', ":::", "a b"], ["echo \"'a b'\""]),
         (["echo", ":::", "a", "b", ":::", "1", "2"], ["echo a 1", "echo a 2", "echo b 1", "echo b 2"]),
         (["echo {} {}", ":::", "a", ":::", "1", "2"], ["echo a 1 a 1", "echo a 2 a 2"]),
@@ -91,7 +93,8 @@ def test_no_command(words: list[str]) -> None:
             ["echo", ":::", "a", "b", ":::+", "1", "2", ":::", "x", "y", ":::+", "X", "Y"],
             ["echo a 1 x X", "echo a 1 y Y", "echo b 2 x X", "echo b 2 y Y"],
         ),
-        (["echo", "{ } {a} {+} {0x} ${HOME}", ":::", "v"], ["echo { } {a} {+} {0x} ${HOME} v"]),
+        (["echo { } {+} {0x} ${HOME} '{a}'", ":::", "v"], ["echo { } {+} {0x} ${HOME} '{a}' v"]),
+        (["echo", "{ } {a} {+} {0x} ${HOME}", ":::", "v"], ["echo '{ } {a} {+} {0x} ${HOME}' v"]),
         (["echo", "{1}", ":::", "{1}", "{}"], ["echo '{1}'", "echo '{}'"]),
         ([":::", "echo a", 'echo "b c"'], ["echo a", 'echo "b c"']),
     ],
@@ -155,7 +158,7 @@ def test_a_quoted_value_is_one_word_of_the_shell(values: list[bytes]) -> None:
 
 def test_values_that_are_no_utf8_survive() -> None:
     made = tasks(Expansion([os.fsdecode(b"pr\xff"), "{}", ":::", os.fsdecode(b"\xfe/\xfd.x")]))
-    assert made == [TaskText(b"pr\xff '\xfe/\xfd.x'", b"\xfe/\xfd.x")]
+    assert made == [TaskText(b"'pr\xff' '\xfe/\xfd.x'", b"\xfe/\xfd.x")]
 
 
 def test_the_entry_holds_the_values_as_they_are() -> None:
@@ -220,20 +223,27 @@ def test_array() -> None:
     ]
     assert [task.entry for task in made] == [b"0", b"2", b"4", b"7", b"8", b"9"]
     assert set(tasks(Expansion(["prog", "x"], array="1-3"))) == {TaskText(b"prog x", b"%d" % n) for n in (1, 2, 3)}
+    zeros = tasks(Expansion(["prog"], array="001-003,10"))
+    assert [task.entry for task in zeros] == [b"001", b"002", b"003", b"010"]
+    assert [task.entry for task in tasks(Expansion(["prog"], array="0-2,08-10:2"))][-1:] == [b"10"]
     assert "'3-1' ends before it begins" in refusal(Expansion(["prog"], array="3-1"))
     assert "number of sources is 1" in refusal(Expansion(["prog {2}"], array="1-3"))
 
 
 def test_each_line() -> None:
-    made = tasks(Expansion(["prog {} {/.}"], each_line="-"), b"a b/c.d\r\n\n# x\n\xff")
+    told: list[str] = []
+    asked = Expansion(["prog {} {/.}"], each_line="-")
+    parts = expand_arguments(asked, SHAPE, io.BytesIO(b"a b/c.d\r\n\n# x\n \t\n\xff"), told.append)
+    made = [task for part in parts for task in part.tasks]
+    assert told == ["-: 2 blank lines left out, the first is line 2"]
     assert made == [
         TaskText(b"prog 'a b/c.d' c", b"a b/c.d"),
-        TaskText(b"prog '' ''", b""),
         TaskText(b"prog '# x' '# x'", b"# x"),
         TaskText(b"prog '\xff' '\xff'", b"\xff"),
     ]
     assert tasks(Expansion(["prog"], each_line="-"), b"it's\n") == [TaskText(b"prog", b"it's")]
     assert refusal(Expansion(["prog"], each_line="-")) == "-: there is no line in it"
+    assert refusal(Expansion(["prog"], each_line="-"), b"\n \n") == "-: there are only blank lines in it"
     assert refusal(Expansion(["prog"], each_line="/nonexistent")) == "/nonexistent: No such file or directory"
     assert refusal(Expansion(["prog"], each_line="-"), b"a\n\0\n").startswith("-:2: a NUL byte")
     assert refusal(Expansion(['prog "{}"'], each_line="-"), b"a\nit's\n").startswith("-:2:16: the single quote")
@@ -255,10 +265,10 @@ RECORDS = [
     {"a": "", "b": 10**30},
 ]
 FILLED = [
-    "prog -a 'x y' -b=1 {}",
-    "prog -a 'it'\"'\"'s' -b=2.5 {}",
-    'prog -a true -b=\'{"k":[1,"é"]}\' {}',
-    "prog -a '' -b=1000000000000000000000000000000 {}",
+    "prog -a 'x y' -b=1 '{}'",
+    "prog -a 'it'\"'\"'s' -b=2.5 '{}'",
+    "prog -a true -b='{\"k\":[1,\"é\"]}' '{}'",
+    "prog -a '' -b=1000000000000000000000000000000 '{}'",
 ]
 
 
