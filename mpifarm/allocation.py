@@ -50,9 +50,16 @@ def find_allocation(environ: Mapping[str, str], *, ask: bool = False) -> Allocat
         if environ.get(variable):
             ends = _end_told(environ.get(_END_VARIABLES.get(system, ""), ""))
             if ends is None and ask and system in _COMMANDS:
-                ends = _end_asked(system, environ[variable])
+                ends = _end_asked(system, _asked_for(environ) or environ[variable])
             return Allocation(system, environ[variable], ends)
     return Allocation()
+
+
+def _asked_for(environ: Mapping[str, str]) -> str:
+    """Of an element of a Slurm array: its own name. The one that runs last has the number of the whole array, for which
+    squeue answers with a line per element."""
+    array, element = environ.get("SLURM_ARRAY_JOB_ID", ""), environ.get("SLURM_ARRAY_TASK_ID", "")
+    return f"{array}_{element}" if array and element else ""
 
 
 def _end_told(text: str) -> float | None:

@@ -67,3 +67,13 @@ def test_commands_tell(
 def test_a_command_that_is_not_there_or_fails(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("PATH", str(tmp_path))
     assert find_allocation({"SLURM_JOB_ID": "7"}, ask=True) == Allocation("slurm", "7")
+
+
+def test_an_element_of_an_array_asks_for_its_own_end(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The master element has the number of the array, and for that squeue tells the ends of all elements."""
+    command = tmp_path / "squeue"
+    command.write_text('#!/bin/sh\ncase "$*" in *7_4*) echo 1:00;; *) echo 2:00; echo 3:00;; esac\n')
+    command.chmod(0o755)
+    monkeypatch.setenv("PATH", f"{tmp_path}:/usr/bin:/bin")
+    found = find_allocation({"SLURM_JOB_ID": "7", "SLURM_ARRAY_JOB_ID": "7", "SLURM_ARRAY_TASK_ID": "4"}, ask=True)
+    assert found.ends is not None and found.id == "7" and abs(found.ends - time.time() - 60) < 10

@@ -20,9 +20,12 @@ from mpifarm.core.commandline import plan, shell_is_altered
 from mpifarm.core.job import JobText
 from mpifarm.core.launching import Running
 from mpifarm.core.model import JobId
-from mpifarm.launch.environ import JOB, NODE, Environment, name_task, scrubbed
+from mpifarm.launch.environ import CPUS, JOB, NODE, Environment, following_cpus, name_task, scrubbed, slurm_hosts
 from mpifarm.launch.orphans import Marks
 from mpifarm.launch.seat import FileActions, Seat
+
+PROCESSES_PER_CPU_MAX = 4
+"""That an srun in a task may start on its node."""
 
 # A long line is a file, since one argument may not exceed 128 KiB. It is closed before the line runs; $0, $# and the
 # line number in messages are as with `bash -c LINE`.
@@ -55,6 +58,13 @@ class Spawner:
     def __init__(self, environ: Mapping[bytes, bytes], node: str) -> None:
         self._environ = scrubbed(environ)
         self._environ[NODE] = os.fsencode(node)
+        self._following_cpus = (CPUS, *following_cpus(environ))
+        hosts = slurm_hosts(environ, PROCESSES_PER_CPU_MAX * (os.cpu_count() or 1))
+        if hosts:
+            with tempfile.TemporaryFile(buffering=0) as file:
+                file.write(hosts)
+                kept = os.dup(file.fileno())  # for an srun in a task, which reads it by way of /proc
+            self._environ[b"SLURM_HOSTFILE"] = b"/proc/%d/fd/%d" % (os.getpid(), kept)
         self._shell_only = shell_is_altered(map(os.fsdecode, self._environ))
         self._path = self._environ.get(b"PATH", os.fsencode(os.defpath)).split(b":")
         self._shell = self._find(b"bash") or b"/bin/sh"
@@ -81,7 +91,10 @@ class Spawner:
         job, env = self._jobs[block.job]
         self._enter(job.cwd)
         named = command if entry is None else entry
-        name_task(env, running.task, block.attempt, block.needs.cpus, seat.slot, named)
+        name_task(env, running.task, block.attempt, seat.slot, named)
+        cpus = b"%d" % block.needs.cpus
+        for name in self._following_cpus:
+            env[name] = cpus
         argv = plan(command, shell_only=self._shell_only)
         if argv is not None:
             program = self._programs.get(argv[0]) or self._look_up(argv[0])

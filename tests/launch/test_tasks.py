@@ -127,7 +127,7 @@ def test_a_line_of_a_mebibyte(node: OneNode) -> None:
 def test_the_environment(make_node: Make, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     launch = ["PMI_RANK", "PMI_FD", "PMI2_X", "PMIX_RANK", "OMPI_COMM_WORLD_RANK", "OMPI_MCA_ess", "PRTE_LAUNCHED"]
     launch += ["HYDI_CONTROL_FD", "MPI_LOCALNRANKS", "MPI_LOCALRANKID", "OPAL_PREFIX", "PALS_RANKID", "FLUX_TASK_RANK"]
-    launch += ["SLURM_PROCID", "SLURM_STEP_ID", "SLURM_STEPID", "SLURM_LOCALID", "SLURM_SRUN_COMM_PORT", "SLURM_GTIDS"]
+    launch += ["SLURM_STEP_ID", "SLURM_STEPID", "SLURM_SRUN_COMM_PORT", "SLURM_GTIDS"]
     launch += ["GFORTRAN_UNBUFFERED_PRECONNECTED"]
     users = ["OMPI_MCA_btl", "MPIR_CVAR_X", "SLURM_JOB_ID", "SLURM_CONF", "SLURM_JOB_NODELIST", "OMP_NUM_THREADS"]
     for name in launch + users:
@@ -145,12 +145,38 @@ def test_the_environment(make_node: Make, monkeypatch: pytest.MonkeyPatch, tmp_p
         assert env[b"SLURM_OVERLAP"] == b"1"
         assert env[b"MPIFARM_JOB"] == b"spectra"
         assert env[b"MPIFARM_ATTEMPT"] == b"4"
-        assert env[b"MPIFARM_CPUS"] == b"2"
+        assert env[b"MPIFARM_CPUS"] == env[b"SLURM_CPUS_PER_TASK"] == b"2"
         assert env[b"MPIFARM_NODE"] == b"node7"
         assert env[b"PWD"] == os.fsencode(tmp_path)
     assert [env[b"MPIFARM_TASK"] for env in seen] == [b"%d" % task, b"%d" % (task + 1)]
     assert [env[b"MPIFARM_ENTRY"] for env in seen] == [b"molecule 12", b"env -0"]
     assert {env[b"MPIFARM_SLOT"] for env in seen} == {b"0", b"2"}
+
+
+@pytest.mark.parametrize("given", ["", "7"])
+def test_threads_are_as_many_as_cores_unless_the_run_was_told(
+    make_node: Make, monkeypatch: pytest.MonkeyPatch, given: str
+) -> None:
+    monkeypatch.setenv("OMP_NUM_THREADS", given)
+    node = make_node(slots=2)
+    tell = "echo $OMP_NUM_THREADS"
+    narrow, wide = node.start(tell), node.start(tell, cpus=2)
+    node.wait([narrow, wide])
+    assert [node.ended[task].stdout.decode().strip() for task in (narrow, wide)] == [given or "1", given or "2"]
+
+
+def test_a_killed_python_task_has_not_lost_what_it_printed(node: OneNode) -> None:
+    code = "import time; print(1); time.sleep(1000)"
+    task = node.start(f'{sys.executable} -c "{code}"', limit_s=0.5)
+    node.wait([task])
+    assert node.ended[task].stdout == b"1\n"
+
+
+def test_where_an_srun_of_a_task_starts_its_processes(make_node: Make, monkeypatch: pytest.MonkeyPatch) -> None:
+    for name, value in {"SLURM_JOB_ID": "7", "SLURM_JOB_NUM_NODES": "2", "SLURMD_NODENAME": "mf2"}.items():
+        monkeypatch.setenv(name, value)
+    node = make_node(slots=1)
+    assert set(node.run("cat $SLURM_HOSTFILE").stdout.split()) == {b"mf2"}
 
 
 def test_a_long_entry_is_no_variable_of_the_next(make_node: Make) -> None:
