@@ -38,9 +38,9 @@ from mpifarm.core.actions import (
     Tick,
     ToLauncher,
 )
-from mpifarm.core.launching import STOP_SIGNALS
 from mpifarm.core.messages import Event, Exit, Message, Role, StopAsked
 from mpifarm.core.roles import DISPATCHER
+from mpifarm.core.verdict import STOP_SIGNALS
 from mpifarm.doors import Inbox, QueueDoor
 from mpifarm.launch.launcher import Launcher
 from mpifarm.output_doors import FileDoor, PackDoor
@@ -154,8 +154,9 @@ class Loop:
                 self._events.append((Role.LEADER, said))
             if not self._launcher.alive:
                 self._epoll.unregister(self._launcher.fileno())
+                begun = self._launcher.arena.begun.all()
                 self._launcher = None
-                self._events.append((Role.LEADER, LauncherGone("see the messages above")))
+                self._events.append((Role.LEADER, LauncherGone("see the messages above", begun)))
 
     def _deliver(self, message: Message) -> None:
         if isinstance(message, Exit):

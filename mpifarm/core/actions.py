@@ -190,3 +190,5 @@ class Stored:
 @dataclass(frozen=True, slots=True)
 class LauncherGone:
     reason: str
+    begun: tuple[tuple[int, int], ...] = ()
+    """(lease, task) of what it had begun and had not seen end."""

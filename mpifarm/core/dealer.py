@@ -52,6 +52,10 @@ class Dealer:
         """Number of the node that a leader, not given up, leads."""
         return self._leaders[rank].node
 
+    def slots_of(self, rank: int) -> int:
+        """Of a leader, not given up."""
+        return self._leaders[rank].slots
+
     def learn(self, jobs: Iterable[JobText]) -> None:
         self._jobs.update((job.id, job) for job in jobs)
 

@@ -13,7 +13,7 @@ it asks for with an action, and the answer comes back as an event. A run goes th
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from enum import Enum
 from math import inf
 
@@ -39,6 +39,7 @@ from mpifarm.core.actions import (
 from mpifarm.core.ending import Idleness, RunTerms, duration, left_behind
 from mpifarm.core.holding import Holding
 from mpifarm.core.leasing import Leasing
+from mpifarm.core.ledger import LeasedTask
 from mpifarm.core.messages import (
     CloseFile,
     Durable,
@@ -173,8 +174,8 @@ class Dispatcher:
                 actions.append(AskName(path))
             case Note(_, text):
                 actions.append(Say(text))
-            case LauncherLost(rank, reason):
-                self._lose(rank, f"its launcher ended ({reason})", now, actions)
+            case LauncherLost(rank, reason, begun):
+                self._lose(rank, f"its launcher ended ({reason})", now, actions, begun)
             case StopAsked():
                 if told := self._stopping.signalled(event, now):
                     self._drain(*told, now, actions)
@@ -221,11 +222,14 @@ class Dispatcher:
                 if self.ledger.holds(rank):
                     self._lose(rank, "did not end its tasks in time", now, actions)
 
-    def _lose(self, rank: int, reason: str, now: float, actions: list[Action]) -> None:
+    def _lose(
+        self, rank: int, reason: str, now: float, actions: list[Action], begun: Collection[LeasedTask] | None = None
+    ) -> None:
+        """begun: what ran there; None: nobody can tell."""
         if rank not in self._dealer.ranks:
             return
         self.nodes_lost += 1
-        tasks = self._holding.lose(rank, now)
+        tasks = self._holding.lose(rank, begun, now)
         actions.append(Say(f"node of rank {rank} is lost: {reason}; it held {tasks:,} tasks"))
         if not self._dealer.ranks and self.phase in (Phase.OPENING, Phase.WORKING):
             self._error = (f"no node is left: {reason}", 3)

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 
 from mpifarm.core.actions import Action, Say, Send
 from mpifarm.core.dealer import Dealer
-from mpifarm.core.ledger import Ledger
+from mpifarm.core.ledger import LeasedTask, Ledger
 from mpifarm.core.messages import Cancel
 from mpifarm.core.model import Block, LeaseId, Span
 from mpifarm.core.verbs import CancelTasks, Grant
@@ -57,11 +57,13 @@ class Holding:
         self.dealer.stock.drop(lease)
         self.ledger.refuse(lease)
 
-    def lose(self, rank: int, now: float) -> int:
-        """A leader is gone, and with it so many tasks."""
-        node = self.dealer.node_of(rank)
+    def lose(self, rank: int, begun: Collection[LeasedTask] | None, now: float) -> int:
+        """A leader is gone, and with it so many tasks. begun: what ran there; None: nobody can tell."""
+        node, slots = self.dealer.node_of(rank), self.dealer.slots_of(rank)
         self._put_back(self.dealer.lose(rank))
-        return self.ledger.lose(rank, node, now)
+        if begun is None:
+            begun = self.ledger.first_dealt(rank, slots)
+        return self.ledger.lose(rank, node, begun, now)
 
     def cancel(self, order: CancelTasks, *, asking: bool) -> list[Action]:
         """`asking`: a lease is under way that may bring more of these."""

@@ -19,16 +19,14 @@ from collections.abc import Iterable, Iterator, Sequence
 from math import inf
 from typing import NamedTuple
 
-from mpifarm.core.model import Block, FailureClass, JobId, LeaseId, Span, State, TaskText
+from mpifarm.core.model import Block, FailureClass, JobId, LeaseId, Span, TaskText
+from mpifarm.core.needs import Needs
 from mpifarm.core.packing import Node
 
 LOOK_AHEAD = 64
 PASSES_PER_SLOT = 2
-
-_SIGKILL = 9
-STOP_SIGNALS = frozenset((2, 10, 12, 15))
-"""SIGINT, SIGUSR1, SIGUSR2, SIGTERM: what batch systems, MPI launchers and people send to stop a run. SIGUSR1 since
-prterun follows a SIGTERM with SIGKILL after a quarter of a second, but passes SIGUSR1 on unharmed."""
+SUSPECT_CRASHES = 2
+"""A task lost with so many nodes runs with nothing beside it: if it is what takes them down, only it is lost."""
 
 
 class Kept(NamedTuple):
@@ -136,6 +134,7 @@ class Launching:
         """By slot."""
         self.next_due = inf
         self._node = Node(slots)
+        self._alone = Needs(cpus=slots)
         self._queue: deque[_Queued] = deque()
         self._passes = 0
         self._passes_max = PASSES_PER_SLOT * slots
@@ -179,7 +178,7 @@ class Launching:
         queued.taken += 1
         if queued.taken == len(block.tasks):
             del self._queue[place]
-        slot = self._node.place(block.needs)
+        slot = self._node.place(self._room_for(block))
         limit_s = block.needs.time_limit_s
         attempt = Running(block, index, slot, now + limit_s if limit_s else inf)
         self.running[slot] = attempt
@@ -189,16 +188,20 @@ class Launching:
 
     def _next_that_fits(self) -> int | None:
         queue, node = self._queue, self._node
-        if node.fits(queue[0].block.needs):
+        if node.fits(self._room_for(queue[0].block)):
             self._passes = 0
             return 0
         if self._passes >= self._passes_max:
             return None
         for place in range(1, min(len(queue), LOOK_AHEAD)):
-            if node.fits(queue[place].block.needs):
+            if node.fits(self._room_for(queue[place].block)):
                 self._passes += 1
                 return place
         return None
+
+    def _room_for(self, block: Block) -> Needs:
+        """What must be free for one of its tasks to begin: for a suspect all there is."""
+        return block.needs if block.crashes < SUSPECT_CRASHES else self._alone
 
     def free(self, slot: int) -> None:
         """The attempt in `slot` has ended."""
@@ -296,48 +299,3 @@ def _pieces(block: Block, ranges: Iterable[tuple[int, int]]) -> Iterator[tuple[B
         block = block.tail(hi - block.lo)
     if block.tasks:
         yield block, False
-
-
-Verdict = tuple[int, int, int, int]
-"""State, FailureClass, exit code, signal: as plain numbers, which is how they are stored."""
-
-_SUCCESS: Verdict = (int(State.SUCCEEDED), int(FailureClass.NONE), 0, 0)
-_ENDED_FOR = {FailureClass.WALLTIME: int(State.RETURNED), FailureClass.CANCELLED: int(State.CANCELLED)}
-"""State of an attempt that we ended; else it failed."""
-
-
-def unlaunched(killed_for: FailureClass) -> Verdict:
-    """Of an attempt that never became a process."""
-    failure = killed_for or FailureClass.LAUNCH
-    return _ENDED_FOR.get(killed_for, int(State.FAILED)), int(failure), 0, 0
-
-
-def verdict(wait_status: int, killed_for: FailureClass) -> Verdict:
-    """What a wait status means. An attempt that we ended did not succeed, whatever its process says."""
-    if wait_status == 0 and killed_for is FailureClass.NONE:
-        return _SUCCESS
-    signal, exit_code = wait_status & 0x7F, wait_status >> 8
-    failure = killed_for or (FailureClass.SIGNAL if signal else FailureClass.EXIT)
-    return _ENDED_FOR.get(killed_for, int(State.FAILED)), int(failure), exit_code, signal
-
-
-def may_be_memory(result: Verdict) -> bool:
-    """Whether the kernel's memory killer may be what ended the attempt: itself, or a process its shell waited for."""
-    _, failure, exit_code, signal = result
-    killed = signal == _SIGKILL and failure == FailureClass.SIGNAL
-    return killed or (exit_code == 128 + _SIGKILL and failure == FailureClass.EXIT)
-
-
-def may_be_a_stop(failure: int, exit_code: int, signal: int) -> bool:
-    """Whether an attempt that we did not end, or what its shell waited for, ended by a signal that means a stop."""
-    if failure == FailureClass.SIGNAL:
-        return signal in STOP_SIGNALS
-    return failure == FailureClass.EXIT and exit_code - 128 in STOP_SIGNALS
-
-
-def returned(result: Verdict) -> Verdict:
-    """The verdict on an attempt that ended by itself, as it seemed, but was ended from outside."""
-    state, failure, exit_code, signal = result
-    if state in (State.RETURNED, State.CANCELLED) or failure in (FailureClass.TIMEOUT, FailureClass.LAUNCH):
-        return result
-    return int(State.RETURNED), int(FailureClass.WALLTIME), exit_code, signal

@@ -11,6 +11,7 @@ from math import inf
 
 from mpifarm.core.actions import Action, LauncherGone, Packed, Send, Tick, ToLauncher
 from mpifarm.core.gathering import Gathering
+from mpifarm.core.hand import Hand
 from mpifarm.core.launching import EndedAttempt
 from mpifarm.core.messages import (
     Cancel,
@@ -60,6 +61,7 @@ class Leader:
         self._lost = False
         self._recorder = recorder
         self._gathering = Gathering(rank, number, limits)
+        self._hand = Hand()
 
     def start(self, now: float, must_end_by: float = inf) -> list[Action]:
         """What to do before the first event. must_end_by: Unix seconds, for tasks whose time limit is known."""
@@ -96,15 +98,17 @@ class Leader:
             case NotStarted(spans, cpus):
                 self._attempts -= sum(span.hi - span.lo for span in spans)
                 self._busy -= cpus
+                self._hand.give_back(spans)
                 actions.append(Send(DISPATCHER, Unstarted(self._rank, spans)))
             case Stopped(signal):
                 actions.append(Send(DISPATCHER, StopAsked(signal, self._rank, launcher=True)))
             case LauncherLog(text):
                 actions.append(Send(DISPATCHER, Note(self._rank, f"{self._node.name}: {text}")))
-            case LauncherGone(reason):
+            case LauncherGone(reason, begun):
                 self._lost = True
                 self._gathering.close()
-                actions.append(Send(DISPATCHER, LauncherLost(self._rank, reason)))
+                actions.append(Send(DISPATCHER, Unstarted(self._rank, self._hand.unbegun(begun))))
+                actions.append(Send(DISPATCHER, LauncherLost(self._rank, reason, begun)))
             case Tick():
                 pass
         return actions + self._gathering.send(now, last=self._attempts == 0) + self._ask(now)
@@ -115,11 +119,13 @@ class Leader:
         self._busy += cpus
         self._attempts += sum(len(block.tasks) for block in deal.blocks)
         self._asked_for = 0
+        self._hand.take(deal.blocks)
         return [ToLauncher(Start(deal.jobs, deal.blocks))]
 
     def _end(self, attempt: EndedAttempt) -> None:
         self._busy -= attempt.cpus
         self._attempts -= 1
+        self._hand.end(attempt.lease, attempt.task)
         self._pace.add(attempt.ended - attempt.started)
         self._gathering.end(attempt)
 

@@ -9,7 +9,7 @@ what is cancelled never does.
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable, Iterator
+from collections.abc import Collection, Iterable, Iterator
 
 from mpifarm.core.job import JobText, Policy
 from mpifarm.core.messages import Durable
@@ -18,6 +18,8 @@ from mpifarm.core.retries import failed_runs_again, lost_runs_again
 from mpifarm.core.row import AttemptRow, unpack_rows
 from mpifarm.core.verbs import Batch, CancelTasks, Outcome, Return
 
+LeasedTask = tuple[int, int]
+"""Lease and task."""
 _Key = tuple[LeaseId, int]
 LeaseRange = tuple[LeaseId, int, int]
 """Tasks `[lo, hi)` of a lease."""
@@ -209,9 +211,21 @@ class Ledger:
     def holds(self, rank: int) -> bool:
         return any(dealt.rank == rank for dealt in self._out.values())
 
-    def lose(self, rank: int, node: int, now: float) -> int:
+    def first_dealt(self, rank: int, cpus: int) -> set[LeasedTask]:
+        """Of what a leader holds, as much as so many cores run at once: a node begins in the order it was dealt."""
+        first: set[LeasedTask] = set()
+        for key, dealt in self._out.items():
+            if cpus <= 0:
+                break
+            if dealt.rank == rank:
+                first.add(key)
+                cpus -= dealt.block.needs.cpus
+        return first
+
+    def lose(self, rank: int, node: int, begun: Collection[LeasedTask], now: float) -> int:
         """A leader is gone: whatever it held runs again as a new attempt, unless it was lost too often. Returns the
-        number of tasks. `node`: its number; `now`: Unix seconds."""
+        number of tasks. `node`: its number; `begun`: what ran there, and may have been the cause; `now`: Unix seconds.
+        """
         lost = [(key, dealt.block) for key, dealt in self._out.items() if dealt.rank == rank]
         for (lease, task), block in lost:
             del self._out[lease, task]
@@ -219,8 +233,10 @@ class Ledger:
             row = _lost_row(block, task, node, now)
             outcome: Outcome = (row, None, None)
             cancelled = self._leases[lease].is_cancelled(task)
-            if cancelled or lost_runs_again(self._policies.get(block.job, Policy()), block.crashes + 1):
-                part = Return(_again(block, task, crashes=1), FailureClass.LOST)
+            crashes = 1 if (lease, task) in begun else 0
+            policy = self._policies.get(block.job, Policy())
+            if cancelled or not crashes or lost_runs_again(policy, block.crashes + crashes):
+                part = Return(_again(block, task, crashes=crashes), FailureClass.LOST)
                 self._run_again(part, _cancelled(outcome), cancelled)
             else:
                 self.ended[State.FAILED] += 1

@@ -69,6 +69,8 @@ class LauncherLost:
     TO: ClassVar[Role] = Role.DISPATCHER
     rank: int
     reason: str
+    begun: tuple[tuple[int, int], ...]
+    """(lease, task) of what ran: one of these may be what took it down."""
 
 
 @dataclass(frozen=True, slots=True)

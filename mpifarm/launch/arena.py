@@ -13,19 +13,22 @@ import mmap
 import os
 
 from mpifarm.core.model import Limits
+from mpifarm.launch import begun
 
 CELL_BYTES = Limits().chunk_bytes
-ARENA_BYTES = Limits().arena_bytes
+CELLS_BYTES = Limits().arena_bytes
+ARENA_BYTES = CELLS_BYTES + begun.SIZE
 _MFD_CLOEXEC = 1
 
 
 class Arena:
-    """Cells by number."""
+    """Cells by number, and the marks of what has begun."""
 
     def __init__(self, memory: mmap.mmap, path: str) -> None:
         self._memory = memoryview(memory)
         self.path = path
         """Where another process of this user can open it; empty: nowhere."""
+        self.begun = begun.Begun(self._memory[CELLS_BYTES:])
 
     def cell(self, number: int) -> memoryview:
         start = number * CELL_BYTES

@@ -17,10 +17,11 @@ from typing import NamedTuple
 
 from mpifarm.core.job import JobText
 from mpifarm.core.keeping import ALL, Keep, parse_keep
-from mpifarm.core.launching import Kept, Launching, Running, unlaunched
+from mpifarm.core.launching import Kept, Launching, Running
 from mpifarm.core.model import FailureClass, JobId, State
 from mpifarm.core.patterns import CapturePattern
 from mpifarm.core.row import CAPTURED, CONTENTS, HAS_CONTENTS, NOT_ALL_TAKEN, STDERR, STDOUT
+from mpifarm.core.verdict import unlaunched
 from mpifarm.launch.holding import Holding, hold
 from mpifarm.launch.judging import EndedProcess, Fields
 from mpifarm.launch.outbox import AttemptId, Outbox

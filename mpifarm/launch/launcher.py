@@ -18,8 +18,8 @@ import time
 from collections.abc import Sequence
 from functools import partial
 
-from mpifarm.core.launching import STOP_SIGNALS
 from mpifarm.core.messages import LauncherLog, LinkMessage, ProgramEnded, RunProgram, Setup
+from mpifarm.core.verdict import STOP_SIGNALS
 from mpifarm.errors import SiteError
 from mpifarm.launch import arena
 from mpifarm.launch.arena import Arena

@@ -17,10 +17,11 @@ from collections import deque
 from math import inf
 from zlib import crc32
 
-from mpifarm.core.launching import Launching, Running, Unbegun, may_be_memory, unlaunched, verdict
+from mpifarm.core.launching import Launching, Running, Unbegun
 from mpifarm.core.messages import Cancel, Drain, Free, LinkMessage, NotStarted, Setup, Start, Stopped
 from mpifarm.core.model import FailureClass, Limits, State
 from mpifarm.core.row import STDERR
+from mpifarm.core.verdict import may_be_memory, unlaunched, verdict
 from mpifarm.launch.arena import Arena
 from mpifarm.launch.closing import Closing
 from mpifarm.launch.judging import SETTLE_S, EndedProcess
@@ -64,6 +65,7 @@ class Watch:
         self._memory_killer = MemoryKiller()
         self._epoll = select.epoll()
         self._cells = make_cells()
+        self._begun = arena.begun
         self._outbox = Outbox(link, arena, self._cells, self._conclude)
         self._closing = Closing(self._outbox, self._launching, self._conclude)
         self._reader = Reader(self._epoll, self._closing)
@@ -198,13 +200,16 @@ class Watch:
         """Make a process of an attempt that has its slot, and wanted to start already at `since`."""
         seat = self._seats[running.slot]
         seat.started = time.time()
+        self._begun.begin(running.slot, running.block.lease, running.task)
         self._closing.begin(running)
         try:
             pid = self._spawner.spawn(running, seat)
         except BlockingIOError:
+            self._begun.end(running.slot)
             self._stalled.append((running, since))
             self._retry_at = now + RETRY_S
         except NotLaunchedError as error:
+            self._begun.end(running.slot)
             self._launching.free(running.slot)
             self._end_unlaunched(running, str(error), now)
         else:
@@ -259,6 +264,7 @@ class Watch:
             assert seat.running is not None
             seat.pid = 0
             self._reader.forget(seat)
+            self._begun.end(seat.slot)
             self._launching.outlived(seat.running.slot, now)
             self._ended.append((seat, time.time(), status, usage, pid in left))
         self._finish(now)

@@ -58,6 +58,8 @@ class PastAttempt(NamedTuple):
     signal: int | None
     run: RunId
     ended: float
+    lost_with: list[tuple[str, int, int]] | None = None
+    """(job, lo, hi) of all that was lost with its node, itself included."""
 
 
 class Holding(NamedTuple):

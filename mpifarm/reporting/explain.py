@@ -79,7 +79,7 @@ def _of_job(client: Client, job: JobSummary, dsn: str | None) -> list[str]:
 
 
 def _of_task(client: Client, job: JobSummary, task: TaskLine, dsn: str | None) -> list[str]:
-    lines = [_past_line(past) for past in client.attempts(job.id, task.task)]
+    lines = [_past_line(past, (job.name, task.task)) for past in client.attempts(job.id, task.task)]
     if task.state == "pending":
         ahead = sum(client.pending_cpus(job.id, 1, task.task).values())
         if ahead:
@@ -97,16 +97,32 @@ def _of_task(client: Client, job: JobSummary, task: TaskLine, dsn: str | None) -
     return lines
 
 
-def _past_line(past: PastAttempt) -> str:
+def _past_line(past: PastAttempt, task: tuple[str, int]) -> str:
     then = when(past.ended)
     if past.state is None:
         if past.failure == "none":
             return f"attempt {past.attempt} never began in run {past.run}, which gave the task back at {then}"
         if past.failure == "cancelled":
             return f"attempt {past.attempt} was cancelled before it began in run {past.run}, at {then}"
-        return f"attempt {past.attempt} in run {past.run} was given back at {then}: {past.failure}"
+        with_it = _beside(past.lost_with, task) if past.lost_with else ""
+        return f"attempt {past.attempt} in run {past.run} was given back at {then}: {past.failure}{with_it}"
     how = ending(past.failure, past.exit_code, past.signal)
     return f"attempt {past.attempt} {past.state}{f' ({how})' if how else ''} in run {past.run}; taken back at {then}"
+
+
+def _beside(lost: list[tuple[str, int, int]], task: tuple[str, int]) -> str:
+    """Whom an attempt of `task` (job, number) was lost with: any of them may be what took their node down."""
+    job, number = task
+    others: list[str] = []
+    for name, first, end in lost:
+        itself = name == job and first <= number < end
+        for lo, hi in ((first, number), (number + 1, end)) if itself else ((first, end),):
+            if lo < hi:
+                others.append(f"{name}.{lo}" if hi - lo == 1 else f"{name}.{lo}-{hi - 1}")
+    if not others:
+        return " with its node, on which nothing else ran"
+    more = f" and {len(others) - NEEDS_SHOWN:,} more ranges" if len(others) > NEEDS_SHOWN else ""
+    return f" with its node, and with it {', '.join(others[:NEEDS_SHOWN])}{more}"
 
 
 def _awaited(client: Client, job: JobSummary, task: TaskLine) -> list[str]:

@@ -2,25 +2,25 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from math import inf
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from mpifarm.core.launching import (
-    LOOK_AHEAD,
-    PASSES_PER_SLOT,
-    Launching,
-    may_be_memory,
-    verdict,
-)
+from mpifarm.core.launching import LOOK_AHEAD, PASSES_PER_SLOT, SUSPECT_CRASHES, Launching
 from mpifarm.core.model import Block, FailureClass, JobId, LeaseId, Span, State, TaskText
 from mpifarm.core.needs import Needs
+from mpifarm.core.verdict import may_be_memory, verdict
 
 
 def block(lo: int, count: int, cpus: int = 1, limit_s: float = 0.0) -> Block:
     return Block(LeaseId(lo), JobId(1), 1, Needs(cpus, time_limit_s=limit_s), lo, [TaskText(b"true")] * count)
+
+
+def suspects(lo: int, count: int) -> Block:
+    return replace(block(lo, count), crashes=SUSPECT_CRASHES)
 
 
 def take_all(launching: Launching, now: float = 0.0) -> list[int]:
@@ -71,6 +71,22 @@ def test_a_wide_task_does_not_starve() -> None:
     assert passes == PASSES_PER_SLOT * 4 + 1  # the last is the wide one itself
     launching.free(0)
     assert len(take_all(launching)) == 4
+
+
+def test_suspects_run_with_nothing_beside_them() -> None:
+    """What was lost with two nodes already is not given company, however narrow it is, nor becomes anybody's."""
+    launching = Launching(4, 2.0)
+    launching.add([block(1, 1), suspects(10, 3), block(20, 1)])
+    assert take_all(launching) == [1, 20]
+    launching.free(slot_of(launching, 1))
+    assert take_all(launching) == []
+    launching.free(slot_of(launching, 20))
+    for suspect in (10, 11, 12):
+        assert take_all(launching) == [suspect]
+        launching.free(slot_of(launching, suspect))
+    launching.add([block(30, 9)])
+    assert take_all(launching) == [30, 31, 32, 33]
+    assert launching.running[0].block.needs.cpus == 1
 
 
 def test_looking_ahead_is_bounded() -> None:

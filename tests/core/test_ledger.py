@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -94,13 +96,31 @@ def test_which_lost_tasks_run_again() -> None:
 def test_a_task_that_keeps_taking_its_node_down_has_failed() -> None:
     once, often = block(1, 1, 1, fails=1, crashes=1), block(2, 1, 2, crashes=2)
     made = ledger(Policy(crash_limit=3), once, often)
-    assert made.lose(RANK, 7, 1000.0) == 2
+    assert made.lose(RANK, 7, {(1, 1), (2, 2)}, 1000.0) == 2
     batch = made.take()
     assert batch.returned == [Return(Span(once.lease, JOB, 1, 2, 2, 1, 2), LOST)]
     ((lost, file_row, tail),) = batch.outcomes
     assert (lost.task, lost.state, lost.failure, lost.node) == (2, State.FAILED, LOST, 7)
     assert (file_row, tail) == (None, None)
     assert batch.done == [once.lease, often.lease]
+
+
+def test_only_what_had_begun_is_charged_with_a_lost_launcher() -> None:
+    part = block(1, 20, crashes=4)
+    made = ledger(Policy(), part)
+    assert made.lose(RANK, 7, {(1, 2)}, 1000.0) == 20
+    batch = made.take()
+    assert [outcome[0].task for outcome in batch.outcomes] == [2]
+    assert {back.span.crashes for back in batch.returned} == {4}
+    assert sum(back.span.hi - back.span.lo for back in batch.returned) == 19
+
+
+def test_where_nobody_can_tell_what_had_begun_it_is_what_was_dealt_first() -> None:
+    first, wide, last = block(1, 3), replace(block(10, 1, 2), needs=Needs(4)), block(20, 3, 3)
+    made = ledger(Policy(), first, wide, last)
+    assert made.first_dealt(RANK, 4) == {(1, 1), (1, 2), (1, 3), (2, 10)}
+    assert made.first_dealt(RANK, 2) == {(1, 1), (1, 2)}
+    assert made.first_dealt(RANK + 1, 2) == set()
 
 
 def test_walltime_charges_nothing() -> None:
@@ -131,7 +151,7 @@ def test_cancel_of_what_leaders_hold() -> None:
         made, row(part, 3, State.FAILED, EXIT, 1), row(part, 4, State.RETURNED, WALLTIME), row(part, 2, State.SUCCEEDED)
     )
     end(made, row(part, 1, State.FAILED, EXIT, 1))
-    made.lose(RANK, 0, 0.0)
+    made.lose(RANK, 0, (), 0.0)
     batch = made.take()
     never = FailureClass.CANCELLED
     spans = [(back.span.lease, back.span.lo, back.span.hi, back.failure) for back in sorted(batch.returned)]
@@ -213,7 +233,7 @@ def test_each_task_is_resolved_once_and_what_is_cancelled_never_runs_again(steps
                 part, task = out.pop(number % len(out))
                 made.unstarted(Span(part.lease, JOB, task, task + 1, 1, part.fails, part.crashes))
             case "lose":
-                made.lose(number % 2, 0, 0.0)
+                made.lose(number % 2, 0, made.first_dealt(number % 2, number % 5), 0.0)
                 out = [(part, task) for part, task in out if (part.lease, task) in made._out]
             case "cancel" | "again":
                 lo, hi = 1 + number % 9, 1 + number % 9 + count
@@ -230,7 +250,7 @@ def test_each_task_is_resolved_once_and_what_is_cancelled_never_runs_again(steps
     for part in stock:
         made.put_back(Span(part.lease, JOB, part.lo, part.hi, 1, part.fails, part.crashes))
     for rank in (0, 1):
-        made.lose(rank, 0, 0.0)
+        made.lose(rank, 0, (), 0.0)
     take()
     assert sorted(resolved) == sorted(
         (part.lease, task) for part in leases.values() for task in range(part.lo, part.hi)

@@ -24,7 +24,7 @@ from mpifarm.core.chunks import Cells
 from mpifarm.core.dispatcher import Dispatcher
 from mpifarm.core.ending import RunTerms
 from mpifarm.core.job import Policy, RetryRule
-from mpifarm.core.launching import EndedAttempt, Launching, Running, Unbegun, verdict
+from mpifarm.core.launching import EndedAttempt, Launching, Running, Unbegun
 from mpifarm.core.leader import Leader
 from mpifarm.core.messages import (
     Cancel,
@@ -50,6 +50,7 @@ from mpifarm.core.recorder import Recorder
 from mpifarm.core.roles import assign
 from mpifarm.core.row import STDOUT, unpack_rows
 from mpifarm.core.verbs import RunInfo
+from mpifarm.core.verdict import verdict
 from mpifarm.queue.memory import MemoryQueue
 
 LIMITS = Limits()

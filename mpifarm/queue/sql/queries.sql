@@ -855,7 +855,14 @@ WITH task AS (
 DELETE FROM mpifarm.job WHERE id = %(job)s
 
 -- attempts --
-SELECT attempt, state, failure, exit_code, signal, run, extract(epoch FROM put_back)::double precision
+-- The last column: what was lost with the same node (put back in one record), itself included.
+SELECT attempt, state, failure, exit_code, signal, run, extract(epoch FROM put_back)::double precision,
+    CASE WHEN failure = 7 THEN (
+        SELECT json_agg(json_build_array(job.name, beside.lo, beside.hi) ORDER BY beside.job, beside.lo)
+        FROM mpifarm.past AS beside JOIN mpifarm.job ON job.id = beside.job
+        WHERE beside.run = past.run AND beside.failure = 7
+        AND beside.put_back BETWEEN past.put_back - interval '1 s' AND past.put_back + interval '1 s'
+    ) END
 FROM mpifarm.past WHERE job = %(job)s AND lo <= %(no)s AND %(no)s < hi
 ORDER BY attempt, put_back
 
