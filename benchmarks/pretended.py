@@ -31,14 +31,13 @@ from mpifarm.core.messages import (
     Pieces,
     Role,
     Start,
-    decode,
-    encode,
 )
 from mpifarm.core.model import Block, JobId, LeaseId, Limits, NodeShape, RunId, TaskText
 from mpifarm.core.needs import Needs
 from mpifarm.core.recorder import Recorder
 from mpifarm.core.row import ROW, STDOUT
 from mpifarm.core.verbs import Grant
+from mpifarm.core.wire import decode, encode
 
 LIMITS = Limits()
 TURN_S = 1e-3

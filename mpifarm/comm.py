@@ -16,7 +16,8 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any, TypeVar
 
-from mpifarm.core.messages import Message, Output, decode, encode
+from mpifarm.core.messages import Message, Output
+from mpifarm.core.wire import decode, encode
 from mpifarm.errors import SiteError
 
 if TYPE_CHECKING:

@@ -6,22 +6,20 @@
 So the outcome of an attempt reaches the dispatcher only through the recorder, after its bytes are on disk: "flush
 before record" is the shape of the graph and not a rule somebody has to remember. Control (task numbers) and data
 (output bytes) never share a message except in `Output`, whose rows promise exactly the bytes beside them.
-The wire is pickle between ranks of one world that were started together from one installation; `VERSION` is compared
-once at start-up.
+How they become bytes: see `mpifarm.core.wire`. `VERSION` is compared once at start-up.
 """
 
 from __future__ import annotations
 
-import pickle
 from dataclasses import dataclass
 from enum import Enum
 from math import inf
-from typing import ClassVar, cast
+from typing import ClassVar
 
 from mpifarm.core.job import JobText
 from mpifarm.core.model import Block, LeaseId, Span
 
-VERSION = 2
+VERSION = 3
 
 
 class Role(Enum):
@@ -329,12 +327,3 @@ LinkMessage = (
     RunProgram | ProgramEnded | Setup | Start | Drain | Cancel | Free
     | Pieces | Closed | Ended | NotStarted | Stopped | LauncherLog
 )  # fmt: skip
-
-
-def encode(message: Message | LinkMessage) -> bytes:
-    return pickle.dumps(message, protocol=5)
-
-
-def decode(data: bytes | bytearray | memoryview) -> Message | LinkMessage:
-    """The message `encode` was given. Only for bytes from a process of this run."""
-    return cast("Message | LinkMessage", pickle.loads(data))

@@ -41,8 +41,6 @@ from mpifarm.core.messages import (
     Setup,
     Start,
     StopAsked,
-    decode,
-    encode,
 )
 from mpifarm.core.model import FailureClass, JobId, Limits, NodeShape, Parent, Part, RunId, State, TaskText
 from mpifarm.core.needs import Needs
@@ -51,6 +49,7 @@ from mpifarm.core.roles import assign
 from mpifarm.core.row import STDOUT, unpack_rows
 from mpifarm.core.verbs import RunInfo
 from mpifarm.core.verdict import verdict
+from mpifarm.core.wire import decode, encode
 from mpifarm.queue.memory import MemoryQueue
 
 LIMITS = Limits()
