@@ -6,12 +6,18 @@ import os
 import sys
 from typing import TYPE_CHECKING
 
+from mpifarm.errors import UsageError
+from mpifarm.surroundings import has_directory, restart_without_inspection
+
 if TYPE_CHECKING:
     from mpifarm.options import RunOptions
 
 
 def main() -> int:
     _open_standard_streams()
+    restart_without_inspection()
+    if not has_directory():
+        return UsageError.exit_code
     argv = sys.argv[1:]
     if argv[:1] == ["run"] and not {"-h", "--help"} & set(argv):
         if any(word == "--local" or word.startswith("--local=") for word in argv):
