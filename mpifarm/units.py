@@ -7,7 +7,7 @@ but `errors`.
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from heapq import merge
 from itertools import groupby
 
@@ -104,6 +104,12 @@ def parse_ranges(text: str) -> list[tuple[int, int]]:
         else:
             merged.append((lo, hi))
     return merged
+
+
+def listed(names: Sequence[str], most: int = 5) -> str:
+    """Some of them, and how many more there are: `a, b, c, d, e and 12 more`."""
+    more = f" and {len(names) - most:,} more" if len(names) > most else ""
+    return ", ".join(names[:most]) + more
 
 
 def format_seconds(seconds: float) -> str:

@@ -121,11 +121,12 @@ class Dispatcher:
         return actions
 
     @property
-    def progress(self) -> tuple[int, int, str]:
-        """(tasks ended in this run, tasks it knows of, what it does if not simply work)."""
+    def progress(self) -> tuple[int, int | None, str]:
+        """(tasks ended in this run, all there are for it if that is known, what it does if not simply work)."""
         done = self.ledger.ended.total() - self.ledger.ended[State.RETURNED]
         note = "stopping" if self.phase is Phase.DRAINING else "waiting for work" if self._idleness.waiting else ""
-        return done, done + self.ledger.tasks_out + self._holding.stock + self._leasing.ready_left, note
+        known = done + self.ledger.tasks_out + self._holding.stock + self._leasing.ready_left
+        return done, None if self._leasing.more_left else known, note
 
     # --- events ----------------------------------------------------------------------------------------------
 

@@ -60,15 +60,16 @@ class Idleness:
 
 def left_behind(grant: Grant, cpus_max: int) -> list[str]:
     """What stays in the queue although the run ends, and why."""
+    reasons = {
+        "too_wide": f"they need more than the {cpus_max} cores a node offers",
+        "too_long": "their time limit is longer than this run has left",
+        "waiting": "they wait for tasks that this run does not hold",
+    }
     lines = []
-    if grant.too_wide:
-        lines.append(
-            f"{grant.too_wide:,} tasks stay in the queue: they need more than the {cpus_max} cores a node offers"
-        )
-    if grant.too_long:
-        lines.append(f"{grant.too_long:,} tasks stay in the queue: their time limit is longer than this run has left")
-    if grant.waiting:
-        lines.append(f"{grant.waiting:,} tasks stay in the queue: they wait for tasks that this run does not hold")
+    for name, reason in reasons.items():
+        if tasks := getattr(grant, name):
+            least = "at least " if name in grant.at_least else ""
+            lines.append(f"{least}{tasks:,} tasks stay in the queue: {reason}")
     return lines
 
 

@@ -27,12 +27,13 @@ class Leasing:
         self._cpus_per_task = 1.0
         self._answer_s = 0.0
         self._asked_at = self._answered_at = self._work_at = now
-        self._left: int | None = None
         self._others_slots = 0
         self.asking = False
         self.dry: Grant | None = None
         """The last answer, when it brought nothing and nothing has happened since that may bring something."""
         self.ready_left = 0
+        self.more_left = False
+        """`ready_left` stopped before the end: of what is left there is no share to be told, and no need to."""
         self._waiting = 0
 
     @property
@@ -56,7 +57,8 @@ class Leasing:
         self._answer_s += _WEIGHT * (now - self._asked_at - self._answer_s)
         self._answered_at = now
         self.ready_left = grant.ready_left
-        self._left, self._others_slots = grant.ready_left, grant.others_slots
+        self.more_left = "ready_left" in grant.at_least
+        self._others_slots = grant.others_slots
         if not grant.blocks:
             self._waiting = grant.waiting + grant.too_long
         else:
@@ -77,13 +79,14 @@ class Leasing:
         if self.asking or now - self._answered_at < self._poll_s(now):
             return 0
         horizon_s = min(self._limits.stock_s + 2 * self._answer_s, max(left_s, 0.0))
+        left = 0 if self.more_left else self.ready_left
         width = max(1, round(self._cpus_per_task))
         tasks = lease_tasks(
             ahead=int(self._per_s(slots) * horizon_s),
             asked=-(-unmet // width),
             stock=stock,
             backlog=max(0, out - slots // width),
-            share=share_of(self._left, slots, self._others_slots) if self._left and self._others_slots else None,
+            share=share_of(left, slots, self._others_slots) if left and self._others_slots else None,
         )
         return min(tasks, self._limits.block_tasks_max)
 

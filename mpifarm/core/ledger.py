@@ -95,7 +95,7 @@ class Ledger:
         self.unbegun = 0
         """Tasks that went back without having been started."""
         self.begun = 0
-        """Attempts that ended, however."""
+        """Attempts that ended, however, and those of refused leases, which may have begun."""
         self.busy_s = 0.0
         """Core seconds of attempts that ended."""
 
@@ -249,6 +249,7 @@ class Ledger:
         if self._leases.pop(lease, None) is not None:
             for key in [key for key in self._out if key[0] == lease]:
                 del self._out[key]
+                self.begun += 1  # for all we know: its end, if it comes, will not be believed
 
     def _resolve(self, number: LeaseId, tasks: int) -> None:
         lease = self._leases[number]

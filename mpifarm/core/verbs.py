@@ -52,6 +52,8 @@ class Grant:
     """Tasks of jobs this run may take that wait for others to end."""
     others_slots: int = 0
     """Slots of the other live runs that may take what is left."""
+    at_least: frozenset[str] = field(default=frozenset(), kw_only=True)
+    """Which of these counts stopped before the end, there being too many ranges: so many, or more."""
 
 
 class Return(NamedTuple):

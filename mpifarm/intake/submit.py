@@ -26,6 +26,7 @@ from mpifarm.progress import Progress
 from mpifarm.queue.lines import Submitted, Terms
 from mpifarm.reporting.lifecycle import choose
 from mpifarm.reporting.report import run_command_here, tell
+from mpifarm.units import listed
 
 if TYPE_CHECKING:
     from mpifarm.queue.client import Client
@@ -156,7 +157,7 @@ def _say(request: Request, done: Submitted, seconds: float) -> None:
     run = run_command_here(request.dsn)
     if done.before:
         tell(
-            f"warning: {request.source} was submitted before just as it is now, to {', '.join(done.before)};"
+            f"warning: {request.source} was submitted before just as it is now, to {listed(done.before)};"
             " its tasks will run again (--dedupe leaves out what has succeeded)"
         )
     name, skipped = done.job.name if done.job else None, f"{done.skipped:,} skipped: they have succeeded before"

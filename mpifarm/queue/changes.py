@@ -16,20 +16,17 @@ from psycopg.types.json import Jsonb
 from mpifarm.core.model import FailureClass, JobId, Limits, Parent, RunId, State
 from mpifarm.errors import UsageError
 from mpifarm.queue.arrays import Int2s, Int4s
+from mpifarm.queue.caps import cap
 from mpifarm.queue.connection import Connection, Database
 from mpifarm.queue.lines import EVERYTHING, Cancelled, Holding, Needed
 from mpifarm.queue.liveness import surely_gone
 from mpifarm.queue.settling import cancel, judge, settle
 from mpifarm.queue.statements import queries
 from mpifarm.queue.taking_back import dead_runs, put_back
+from mpifarm.units import listed
 
 SQL = queries()
 _RERUN = SQL["retry"].replace(b" AND state <> 0", b"")
-
-SLICE_TASKS = 100_000
-"""Outcomes taken back in one transaction: leases of the job wait as long as that takes, about a second."""
-
-NEEDS_AT_ONCE = 5000
 
 Ranges = Sequence[tuple[int, int]]
 """Task numbers, half-open."""
@@ -85,14 +82,14 @@ class Changes:
                 while start < hi:
                     with connection.transaction():
                         _lock(connection, job)
-                        span = {"lo": start, "hi": hi, "tasks_max": SLICE_TASKS}
+                        span = {"lo": start, "hi": hi, "retried": cap("retried")}
                         row = connection.execute(statement, values | span).fetchone()
                         assert row is not None
                         tasks, last = row
                         done += tasks
                         if tasks:
                             done += _wake(connection, job, start, last + 1)
-                    if tasks < SLICE_TASKS:
+                    if tasks < span["retried"]:
                         break
                     start = last + 1
                 if never_began:  # after their parents, because of whom they may have been cancelled
@@ -131,13 +128,13 @@ class Changes:
 
     def needs(self, job: JobId, first: int = 1) -> Iterator[tuple[int, int, tuple[Parent, ...]]]:
         """(lo, hi, parents) of the tasks from `first` on that wait, or have waited, for others; in order."""
-        values = {"job": job, "first": first, "past": 0, "rows": NEEDS_AT_ONCE}
+        values = {"job": job, "first": first, "past": 0, "needs": cap("needs")}
         while True:
             with self._database.using() as connection:
                 rows = connection.execute(SQL["needs"], values).fetchall()
             for (lo, hi), group in groupby(rows, itemgetter(0, 1)):
                 yield lo, hi, tuple(Parent(first, end, any_end, job) for _, _, first, end, any_end, job in group)
-            if len(rows) < NEEDS_AT_ONCE:
+            if len(rows) < values["needs"]:
                 return
             values["past"] = rows[-1][0]
 
@@ -171,7 +168,7 @@ class Changes:
             connection.execute(SQL["set_job"], {"priority": None, "held": True, "tags": Jsonb({})} | named)
             others = [name for (name,) in connection.execute(SQL["dependants"], named)]
             if others:
-                raise UsageError(f"tasks of {', '.join(others)} wait for tasks of this job: cancel or drop those first")
+                raise UsageError(f"tasks of {listed(others)} wait for tasks of this job: cancel or drop those first")
             connection.execute(SQL["drop_ready"], named)
             connection.execute(SQL["drop_waiting"], named)
             live = [holding for holding in _holdings(connection, job) if not holding.dead]

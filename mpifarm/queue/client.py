@@ -19,6 +19,7 @@ from mpifarm.core.model import FailureClass, JobId, Limits, Part, RunId, State
 from mpifarm.core.needs import Needs
 from mpifarm.errors import UsageError
 from mpifarm.queue.arrays import Int4s
+from mpifarm.queue.caps import cap
 from mpifarm.queue.changes import Changes
 from mpifarm.queue.connection import Connection, Database
 from mpifarm.queue.dsn import Dsn
@@ -42,7 +43,6 @@ _STATES = ("waiting", "pending", "running", "succeeded", "failed", "cancelled")
 _NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.+-]{0,99}")
 _TAKEN_WORDS = ("last", "all")
 """They choose jobs."""
-_ROWS_AT_ONCE = 2000
 
 
 class Client(Changes):
@@ -150,7 +150,7 @@ class Client(Changes):
                 connection.transaction(),
                 connection.cursor("tasks", binary=True) as cursor,
             ):
-                cursor.itersize = _ROWS_AT_ONCE
+                cursor.itersize = cap("lines")
                 cursor.execute(statement, values)
                 for task, state, failure, *rest in cursor:
                     yield TaskLine(task, state, _FAILURES[failure or 0] if failure is not None else "", *rest)

@@ -18,6 +18,7 @@ from mpifarm.core.model import JobId, Kind, Parent, Part, TaskText
 from mpifarm.core.needs import Needs
 from mpifarm.errors import UsageError
 from mpifarm.queue.arrays import Float8s, Int4s
+from mpifarm.queue.caps import cap
 from mpifarm.queue.connection import Connection
 from mpifarm.queue.statements import queries
 
@@ -33,9 +34,6 @@ _NULL = _LENGTH.pack(-1)
 _FOUR = repeat(4)
 _NULLS: Iterable[bytes] = repeat(_NULL)
 
-_PIECE_TASKS = 8192
-_RANGES_MAX = 20_000
-"""More than this many ranges waiting: the COPY is ended, they are written, and another is begun."""
 TASKS_MAX = 2**31 - 2
 """In one job."""
 
@@ -77,7 +75,7 @@ class Loading:
         for piece in pieces:
             with self._connection.cursor().copy(self._COPY) as copy:
                 copy.write(_HEADER + piece)
-                while len(self._ranges) <= _RANGES_MAX and (following := next(pieces, None)) is not None:
+                while len(self._ranges) <= cap("ranges") and (following := next(pieces, None)) is not None:
                     copy.write(following)
                     if progress is not None:
                         progress(self.tasks)
@@ -115,11 +113,11 @@ class Loading:
     def _pieces(self, parts: Iterable[Part]) -> Iterator[bytes]:
         """Rows for COPY, many at once; counts as it goes."""
         rows: list[bytes] = []
-        sent = self.tasks
+        sent, most = self.tasks, cap("piece")
         for needs, texts, parents, kind in starmap(Part, parts):
-            for at in range(0, len(texts), _PIECE_TASKS):
-                self._append(Part(needs, texts[at : at + _PIECE_TASKS], parents + self._after, kind), rows)
-                if self.tasks - sent >= _PIECE_TASKS:
+            for at in range(0, len(texts), most):
+                self._append(Part(needs, texts[at : at + most], parents + self._after, kind), rows)
+                if self.tasks - sent >= most:
                     yield b"".join(rows)
                     rows.clear()
                     sent = self.tasks

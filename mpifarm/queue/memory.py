@@ -10,14 +10,16 @@ from bisect import insort
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
+from itertools import islice
 
 from mpifarm.core.job import JobText, Policy
 from mpifarm.core.model import Block, FailureClass, JobId, LeaseId, RunId, Span, State
 from mpifarm.core.verbs import Batch, CancelTasks, DrainRun, Grant, Order, Outcome, Return, RunInfo
 from mpifarm.errors import QueueError
+from mpifarm.queue.caps import cap
 from mpifarm.queue.lines import Cancelled
 from mpifarm.queue.memory_places import PartLike, Places, Range
-from mpifarm.queue.ranges import RANGES_MAX, SILENT_S, check_batch, merged, runs_of
+from mpifarm.queue.ranges import SILENT_S, check_batch, merged, runs_of
 
 
 @dataclass(slots=True)
@@ -132,10 +134,12 @@ class MemoryQueue:
             raise QueueError(f"run {run} has ended; it can lease nothing")
         jobs = self._jobs_of(its.info)
         left_s = float("inf") if its.info.seconds_left is None else its.info.seconds_left - (self._now() - its.began)
-        fitting = [(job, part) for job in jobs for part in self._places.ready[job] if part.needs.cpus <= cpus_max]
-        long = sum(part.hi - part.lo for _, part in fitting if part.needs.time_limit_s > left_s)
+        ready = [(job, part) for job in jobs for part in self._places.ready[job]]
+        narrow = [(job, part) for job, part in ready if part.needs.cpus <= cpus_max]
+        fitting = [(job, part) for job, part in narrow if part.needs.time_limit_s <= left_s]
+        ready_left, stopped = _counted((part for _, part in fitting), "counted_ready")
         blocks: list[Block] = []
-        for job, part in [pair for pair in fitting if pair[1].needs.time_limit_s <= left_s][:RANGES_MAX]:
+        for job, part in fitting[: cap("leased")]:
             mean_bytes = self._places.jobs[job].mean_bytes
             fits = int(bytes_max / mean_bytes) if blocks else max(1, int(bytes_max / mean_bytes))
             take = min(part.hi - part.lo, tasks_max, fits)
@@ -144,22 +148,27 @@ class MemoryQueue:
             tasks_max -= take
             bytes_max -= int(take * mean_bytes)
             blocks.append(self._take(run, job, part, take))
-        left = [part for job in jobs for part in self._places.ready[job]]
         others = [other for other in self._runs if other != run and not self._silent(other)]
         grant = Grant(
             blocks=tuple(blocks),
             jobs=tuple(self._places.jobs[job].text for job in dict.fromkeys(block.job for block in blocks)),
-            ready_left=sum(part.hi - part.lo for part in left if part.needs.cpus <= cpus_max) - long,
+            ready_left=max(0, ready_left - sum(len(block.tasks) for block in blocks)),
             others_slots=sum(self._runs[other].info.slots for other in others),
+            at_least=frozenset({"ready_left"} if stopped else ()),
         )
         if blocks:  # what only matters to a run that got nothing is counted only then
             return grant
+        too_wide, stopped_wide = _counted((part for _, part in ready if part.needs.cpus > cpus_max), "counted")
+        too_long, stopped_long = _counted((part for _, part in narrow if part.needs.time_limit_s > left_s), "counted")
+        waiting, stopped_waiting = _counted((part for job in jobs for part in self._places.waiting[job]), "counted")
+        stops = {"too_wide": stopped_wide, "too_long": stopped_long, "waiting": stopped_waiting}
         return replace(
             grant,
-            too_wide=sum(part.hi - part.lo for part in left if part.needs.cpus > cpus_max),
+            too_wide=too_wide,
             silent=sum(len(own.left) for own in self._leases.values() if own.run != run and self._silent(own.run)),
-            too_long=long,
-            waiting=sum(part.hi - part.lo for job in jobs for part in self._places.waiting[job]),
+            too_long=too_long,
+            waiting=waiting,
+            at_least=grant.at_least.union(name for name, stopped in stops.items() if stopped),
         )
 
     def _jobs_of(self, info: RunInfo) -> list[JobId]:
@@ -278,6 +287,12 @@ def _runs_by(tasks: range, chosen: set[int]) -> Iterator[tuple[int, int, bool]]:
     for which in (False, True):
         for lo, hi in runs_of(task for task in tasks if (task in chosen) is which):
             yield lo, hi, which
+
+
+def _counted(parts: Iterable[Range], name: str) -> tuple[int, bool]:
+    """Tasks of as many of these ranges as the cap lets be counted, and whether it stopped there."""
+    tasks = [part.hi - part.lo for part in islice(parts, cap(name))]
+    return sum(tasks), len(tasks) == cap(name)
 
 
 def _matches(word: str, tags: Mapping[str, str]) -> bool:

@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 
 from mpifarm.core.model import JobId
+from mpifarm.queue.caps import cap
 from mpifarm.queue.connection import Connection
 from mpifarm.queue.statements import queries
 
@@ -21,7 +22,6 @@ COLUMNS = (
 )  # fmt: skip
 """As the query `places` gives them; `checksum` 2 ** 40: it has none."""
 PLACE_TYPE = np.dtype([(name, "<" + code) for name, code in COLUMNS])
-TASKS_AT_ONCE = 1 << 14
 
 _WIRE = np.dtype([(name, f">{code}") for name, code in COLUMNS])
 
@@ -31,7 +31,7 @@ Places = np.ndarray[Any, Any]
 def places(connection: Connection, job: JobId, lo: int, hi: int) -> Iterator[Places]:
     """Tasks [lo, hi) that have an outcome, in order."""
     while lo < hi:
-        values = {"job": job, "lo": lo, "hi": hi, "limit": TASKS_AT_ONCE}
+        values = {"job": job, "lo": lo, "hi": hi, "places": cap("places")}
         row = connection.execute(SQL["places"], values, binary=True).fetchone()
         wire = np.frombuffer((row and row[0]) or b"", _WIRE)
         if not len(wire):

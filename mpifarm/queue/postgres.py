@@ -18,10 +18,11 @@ from mpifarm.core.row import AttemptRow, output_checksums
 from mpifarm.core.verbs import Batch, CancelTasks, DrainRun, Grant, Order, Return, RunInfo
 from mpifarm.errors import QueueError, QueueUnreachable
 from mpifarm.queue.arrays import Byteas, Float4s, Float8s, Int2s, Int4s, Int8s
+from mpifarm.queue.caps import cap
 from mpifarm.queue.connection import Connection, Database
 from mpifarm.queue.dsn import Dsn
 from mpifarm.queue.liveness import process_started
-from mpifarm.queue.ranges import RANGES_MAX, SILENT_S, check_batch, merged
+from mpifarm.queue.ranges import SILENT_S, check_batch, merged
 from mpifarm.queue.settling import (
     end_what_was_asked,
     gates_behind,
@@ -39,6 +40,11 @@ SQL = queries()
 # in Python for that; conflicts are rare enough to be met by trying again.
 _RECORD_NEW = SQL["record"].replace(b" ON CONFLICT (job, no) DO NOTHING", b"")
 _LEASE_WAITING = SQL["lease"].replace(b" SKIP LOCKED", b"")
+
+_COUNTS = ("ready_left", "too_wide", "silent", "too_long", "waiting", "others_slots")
+"""Of a Grant, in the order of `lease`."""
+_MORE = 1 << 40
+"""Added to a count that stopped at its cap."""
 
 
 class PostgresQueue:
@@ -122,7 +128,7 @@ class PostgresQueue:
             "tasks_max": tasks_max,
             "bytes_max": bytes_max,
             "cpus_max": cpus_max,
-            "ranges_max": RANGES_MAX,
+            "leased": cap("leased"),
             "silent_s": SILENT_S,
         }
         try:
@@ -132,7 +138,7 @@ class PostgresQueue:
                     grant = self._ask(connection, SQL["lease"], values)
                 if not grant.blocks and grant.ready_left:
                     # All of it was locked by others. Waiting for a single row cannot make a deadlock.
-                    grant = self._ask(connection, _LEASE_WAITING, {**values, "ranges_max": 1})
+                    grant = self._ask(connection, _LEASE_WAITING, {**values, "leased": 1})
         except QueueUnreachable:
             self._answer_lost = True
             raise
@@ -165,7 +171,8 @@ class PostgresQueue:
                 blocks.append(Block(LeaseId(lease), JobId(job), attempt, needs, lo, tasks, fails, crashes))
                 if job not in jobs:
                     jobs[job] = JobText(JobId(job), name, cwd, Policy.from_json(policy))
-        return Grant(tuple(blocks), tuple(jobs.values()), *counts)
+        at_least = frozenset(name for name, count in zip(_COUNTS, counts) if count >= _MORE)
+        return Grant(tuple(blocks), tuple(jobs.values()), *(count % _MORE for count in counts), at_least=at_least)
 
     # --- record ----------------------------------------------------------------------------------------------
 

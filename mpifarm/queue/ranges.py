@@ -1,4 +1,4 @@
-"""What both queues agree on before they touch their tables: limits of a lease, and the shape of a batch. Pure."""
+"""What both queues agree on before they touch their tables: when a run is silent, and the shape of a batch. Pure."""
 
 from __future__ import annotations
 
@@ -7,9 +7,6 @@ from itertools import groupby
 
 from mpifarm.core.model import FailureClass, Limits, State
 from mpifarm.core.verbs import Batch, Return
-
-RANGES_MAX = 64
-"""Ready ranges that one lease call may take from."""
 
 SILENT_S = Limits().silent_s
 """`Grant.silent` counts what runs hold that have not renewed for so long."""

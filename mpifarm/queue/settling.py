@@ -12,6 +12,7 @@ from collections.abc import Collection, Iterable, Mapping, Sequence
 
 from mpifarm.core.model import JobId, RunId, Span
 from mpifarm.queue.arrays import Float8s, Int4s, Int8s
+from mpifarm.queue.caps import cap
 from mpifarm.queue.connection import Connection
 from mpifarm.queue.ranges import runs_of
 from mpifarm.queue.statements import queries
@@ -57,10 +58,14 @@ def gates_behind(connection: Connection, resolved: Sequence[Resolved]) -> list[i
 
 def judge(connection: Connection, gates: Iterable[int]) -> list[Resolved]:
     """Release or cancel these waiting ranges, if it is time. Returns what was cancelled."""
-    wanted = sorted(set(gates))
-    if not wanted:
-        return []
-    return connection.execute(SQL["judge"], {"gates": Int8s(wanted)}).fetchall()
+    wanted, cancelled = sorted(set(gates)), list[Resolved]()
+    at, page = 0, cap("judged")
+    while at < len(wanted):
+        rows = connection.execute(SQL["judge"], {"gates": Int8s(wanted[at : at + page])}).fetchall()
+        cancelled += [(job, lo, hi) for job, lo, hi, _ in rows]
+        if not any(more for *_, more in rows):
+            at += page
+    return cancelled
 
 
 def stop_where_too_many_failed(connection: Connection, jobs: Collection[int]) -> None:

@@ -10,10 +10,10 @@ import pytest
 from mpifarm.core.model import FailureClass, JobId, State, TaskText
 from mpifarm.core.needs import Needs
 from mpifarm.errors import QueueUnreachable, UsageError
-from mpifarm.queue import Batch, Return, loading
+from mpifarm.queue import Batch, Return
 from mpifarm.queue.client import Client
 from mpifarm.queue.dsn import Dsn
-from tests.queue.worlds import HERE, Parts, PostgresWorld, all_ended, ended, lease, like_tasks, one, span
+from tests.queue.worlds import HERE, Parts, PostgresWorld, all_ended, ended, lease, like_tasks, lower, one, span
 
 pytestmark = pytest.mark.postgres
 
@@ -110,8 +110,7 @@ def test_nothing_of_a_submit_is_seen_before_its_end(world: PostgresWorld) -> Non
 
 def test_many_shapes_take_no_memory(world: PostgresWorld, monkeypatch: pytest.MonkeyPatch) -> None:
     """The COPY is ended now and then to write the ranges; none may be lost or split at the seams."""
-    monkeypatch.setattr(loading, "_RANGES_MAX", 100)
-    monkeypatch.setattr(loading, "_PIECE_TASKS", 50)
+    lower(monkeypatch, ranges=100, piece=50)
     one_task = [TaskText(b"true")]
     parts = [(Needs(1 + number // 2 % 2), one_task) for number in range(2001)]
     job = world.submit(parts)

@@ -13,12 +13,12 @@ import pytest
 from mpifarm.core.model import Block, FailureClass, JobId, LeaseId, RunId, State, TaskText
 from mpifarm.core.needs import Needs
 from mpifarm.errors import UsageError
-from mpifarm.queue import Batch, Return, changes
+from mpifarm.queue import Batch, Return
 from mpifarm.queue.client import Client
 from mpifarm.queue.dsn import Dsn
 from mpifarm.queue.lines import Terms
 from tests.fix_farm import wait_for
-from tests.queue.worlds import HERE, LEASE_S, PostgresWorld, all_ended, ended, lease, like_tasks, one, span
+from tests.queue.worlds import HERE, LEASE_S, PostgresWorld, all_ended, ended, lease, like_tasks, lower, one, span
 
 pytestmark = pytest.mark.postgres
 
@@ -158,7 +158,7 @@ def test_the_same_file_again_is_told(world: PostgresWorld) -> None:
 
 
 def test_retry_makes_the_next_attempt(world: PostgresWorld, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(changes, "SLICE_TASKS", 2)
+    lower(monkeypatch, retried=2)
     job = world.submit([(Needs(2, time_limit_s=9.0), like_tasks(8)[0][1])])
     run = finished(world, job, "sffsfcsf")
     assert world.client.retry(job) == 5

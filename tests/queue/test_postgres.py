@@ -173,7 +173,7 @@ def test_hot_statements_never_scan_a_table_of_tasks(world: PostgresWorld) -> Non
     some = list(range(block.lo, block.hi))
     leases, reals = [block.lease] * len(some), [1.0] * len(some)
     values: dict[str, dict[str, object]] = {
-        "lease": {"tasks_max": 1000, "bytes_max": 1 << 20, "cpus_max": 8, "ranges_max": 64, "silent_s": 15.0},
+        "lease": {"tasks_max": 1000, "bytes_max": 1 << 20, "cpus_max": 8, "leased": 64, "silent_s": 15.0},
         "record": {
             "leases": [block.lease], "done": [block.lease], "lease": leases, "no": some,
             "file_row": some, "started": reals, "seconds": reals, "node": some,

@@ -6,17 +6,20 @@ from collections import Counter
 from typing import Protocol
 
 import psycopg
+import pytest
 
 from mpifarm.core.model import Block, FailureClass, JobId, LeaseId, Part, RunId, Span, State, TaskText
 from mpifarm.core.needs import Needs
 from mpifarm.core.row import AttemptRow
 from mpifarm.core.verbs import Grant, RunInfo
 from mpifarm.queue import Queue
+from mpifarm.queue.caps import CAPS
 from mpifarm.queue.client import Client
 from mpifarm.queue.dsn import Dsn
 from mpifarm.queue.lines import Cancelled, Terms
 from mpifarm.queue.memory import MemoryQueue
 from mpifarm.queue.postgres import PostgresQueue
+from mpifarm.queue.statements import filled, queries
 
 MANY = 1 << 30
 LEASE_S = 60.0
@@ -25,6 +28,14 @@ HERE = RunInfo(
 )
 
 Parts = list[tuple[Needs, list[TaskText]]]
+
+
+def lower(monkeypatch: pytest.MonkeyPatch, **most: int) -> None:
+    """Lowers caps by their names, so that little is needed to go past them."""
+    for name, number in most.items():
+        monkeypatch.setitem(CAPS, name, CAPS[name]._replace(most=number))
+    for name, text in filled().items():
+        monkeypatch.setitem(queries(), name, text)
 
 
 def like_tasks(count: int, needs: Needs | None = None) -> Parts:

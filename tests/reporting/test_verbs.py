@@ -18,7 +18,7 @@ from mpifarm.core.verbs import RunInfo
 from mpifarm.queue import Batch, Return
 from mpifarm.queue.dsn import Dsn
 from mpifarm.queue.lines import Terms
-from tests.queue.worlds import HERE, LEASE_S, PostgresWorld, all_ended, ended, like_tasks, one, span
+from tests.queue.worlds import HERE, LEASE_S, PostgresWorld, all_ended, ended, like_tasks, lower, one, span
 from tests.reporting.conftest import Said
 
 pytestmark = pytest.mark.postgres
@@ -304,7 +304,7 @@ def test_what_failed_as_a_task_file(world: PostgresWorld, say: Typed) -> None:
 
 
 def test_needs_are_paged(world: PostgresWorld, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("mpifarm.queue.changes.NEEDS_AT_ONCE", 3)
+    lower(monkeypatch, needs=3)
     parts = [
         Part(Needs(), [TaskText(b"x")], tuple(Parent(n, n + 1) for n in range(1, task, 2))) for task in range(1, 9)
     ]

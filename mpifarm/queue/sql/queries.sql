@@ -1,5 +1,5 @@
--- Every statement of the queue, by name. All names are qualified: nothing depends on search_path, so connection poolers
--- are welcome. States and failure classes are numbers of mpifarm.core.model; 7 is FailureClass.LOST.
+-- Every statement of the queue, by name. Every LIMIT but 1 has a name in caps.py, where stands who goes on from there.
+-- All names are qualified: nothing depends on search_path, so connection poolers are welcome. States and failure classes are numbers of mpifarm.core.model; 7 is FailureClass.LOST.
 
 -- open_run --
 WITH opened AS (
@@ -34,16 +34,16 @@ WITH RECURSIVE live AS MATERIALIZED (
     SELECT id, jobs, tags, extract(epoch FROM ends - clock_timestamp())::double precision AS left_s
     FROM mpifarm.run WHERE id = %(run)s AND ended IS NULL FOR SHARE
 ), few AS MATERIALIZED (
-    SELECT job FROM mpifarm.ready LIMIT 2000
+    SELECT job FROM mpifarm.ready LIMIT :hopped
 ), hop (job) AS (
-    (SELECT job FROM mpifarm.ready WHERE (SELECT count(*) FROM few) = 2000 ORDER BY job LIMIT 1)
+    (SELECT job FROM mpifarm.ready WHERE (SELECT count(*) FROM few) = :hopped ORDER BY job LIMIT 1)
     UNION ALL
     SELECT (SELECT ready.job FROM mpifarm.ready WHERE ready.job > hop.job ORDER BY ready.job LIMIT 1)
     FROM hop WHERE hop.job IS NOT NULL
 ), with_ready AS (
     SELECT job FROM hop
     UNION ALL
-    SELECT DISTINCT job FROM few WHERE (SELECT count(*) FROM few) < 2000
+    SELECT DISTINCT job FROM few WHERE (SELECT count(*) FROM few) < :hopped
 ), open AS MATERIALIZED (
     SELECT job.id, job.name, job.cwd, job.priority, job.mean_bytes, job.policy, route.nth AS route
     FROM live CROSS JOIN with_ready JOIN mpifarm.job ON job.id = with_ready.job
@@ -62,10 +62,10 @@ WITH RECURSIVE live AS MATERIALIZED (
         SELECT * FROM mpifarm.ready
         WHERE ready.job = open.id AND ready.cpus <= %(cpus_max)s
         AND (live.left_s IS NULL OR ready.time_limit_s <= live.left_s)
-        ORDER BY ready.lo LIMIT %(ranges_max)s
+        ORDER BY ready.lo LIMIT %(leased)s
         FOR UPDATE SKIP LOCKED
     ) AS best
-    LIMIT %(ranges_max)s
+    LIMIT %(leased)s
 ), summed AS (
     SELECT *,
         row_number() OVER best_first AS nth,
@@ -93,17 +93,19 @@ WITH RECURSIVE live AS MATERIALIZED (
 )
 SELECT
     EXISTS (SELECT FROM live) AS live,
-    -- Of so many ranges at most: then "at least". What only matters to a run that got nothing is counted only then.
-    (SELECT coalesce(sum(tasks), 0) FROM (
+    -- Of so many ranges at most: then 2 ** 40 more, which says "at least". What only matters to a run that got nothing is
+    -- counted only then.
+    (SELECT CASE count(*) WHEN :counted_ready THEN 1::bigint << 40 ELSE 0 END + greatest(0, coalesce(sum(tasks), 0)
+        - (SELECT coalesce(sum(take) FILTER (WHERE take > 0), 0) FROM cut)) FROM (
         SELECT r.hi - r.lo AS tasks FROM live CROSS JOIN open CROSS JOIN LATERAL (
             SELECT lo, hi FROM mpifarm.ready WHERE ready.job = open.id AND ready.cpus <= %(cpus_max)s
-            AND (live.left_s IS NULL OR ready.time_limit_s <= live.left_s) LIMIT 200
-        ) AS r LIMIT 200) AS fitting
-    ) - (SELECT coalesce(sum(take) FILTER (WHERE take > 0), 0) FROM cut) AS ready_left,
-    CASE WHEN EXISTS (SELECT FROM given) THEN 0 ELSE (SELECT coalesce(sum(tasks), 0) FROM (
+            AND (live.left_s IS NULL OR ready.time_limit_s <= live.left_s) LIMIT :counted_ready
+        ) AS r LIMIT :counted_ready) AS fitting
+    ) AS ready_left,
+    CASE WHEN EXISTS (SELECT FROM given) THEN 0 ELSE (SELECT CASE count(*) WHEN :counted THEN 1::bigint << 40 ELSE 0 END + coalesce(sum(tasks), 0) FROM (
         SELECT r.hi - r.lo AS tasks FROM open CROSS JOIN LATERAL (
-            SELECT lo, hi FROM mpifarm.ready WHERE ready.job = open.id AND ready.cpus > %(cpus_max)s LIMIT 1000
-        ) AS r LIMIT 1000) AS wide
+            SELECT lo, hi FROM mpifarm.ready WHERE ready.job = open.id AND ready.cpus > %(cpus_max)s LIMIT :counted
+        ) AS r LIMIT :counted) AS wide
     ) END AS too_wide,
     CASE WHEN EXISTS (SELECT FROM given) THEN 0 ELSE (SELECT coalesce(sum(lease.hi - lease.lo), 0)
         FROM mpifarm.lease
@@ -112,16 +114,16 @@ SELECT
         WHERE lease.run <> %(run)s
         AND (run.ended IS NOT NULL OR heartbeat.beat < clock_timestamp() - make_interval(secs => %(silent_s)s))
     ) END AS silent,
-    CASE WHEN EXISTS (SELECT FROM given) THEN 0 ELSE (SELECT coalesce(sum(tasks), 0) FROM (
+    CASE WHEN EXISTS (SELECT FROM given) THEN 0 ELSE (SELECT CASE count(*) WHEN :counted THEN 1::bigint << 40 ELSE 0 END + coalesce(sum(tasks), 0) FROM (
         SELECT r.hi - r.lo AS tasks FROM live CROSS JOIN open CROSS JOIN LATERAL (
             SELECT lo, hi FROM mpifarm.ready
-            WHERE ready.job = open.id AND ready.cpus <= %(cpus_max)s AND ready.time_limit_s > live.left_s LIMIT 1000
-        ) AS r LIMIT 1000) AS long
+            WHERE ready.job = open.id AND ready.cpus <= %(cpus_max)s AND ready.time_limit_s > live.left_s LIMIT :counted
+        ) AS r LIMIT :counted) AS long
     ) END AS too_long,
-    CASE WHEN EXISTS (SELECT FROM given) THEN 0 ELSE (SELECT coalesce(sum(tasks), 0) FROM (
+    CASE WHEN EXISTS (SELECT FROM given) THEN 0 ELSE (SELECT CASE count(*) WHEN :counted THEN 1::bigint << 40 ELSE 0 END + coalesce(sum(tasks), 0) FROM (
         SELECT waiting.hi - waiting.lo AS tasks
         FROM live CROSS JOIN mpifarm.waiting JOIN mpifarm.job ON job.id = waiting.job
-        WHERE NOT job.held AND (live.jobs = '{}' OR job.name = ANY(live.jobs)) LIMIT 1000) AS waits
+        WHERE NOT job.held AND (live.jobs = '{}' OR job.name = ANY(live.jobs)) LIMIT :counted) AS waits
     ) END AS waiting,
     (SELECT coalesce(sum(run.slots), 0) FROM mpifarm.run JOIN mpifarm.heartbeat ON heartbeat.run = run.id
         WHERE run.id <> %(run)s AND run.ended IS NULL
@@ -390,7 +392,8 @@ ORDER BY waiting.id FOR UPDATE OF waiting
 -- judge --
 -- Of waiting ranges: those whose parents have all ended well become ready; those with a parent that has not are
 -- cancelled, and so is whatever waits for them to succeed. A statement after the one that locked them, whose snapshot
--- has whatever was recorded until then. Returns the cancelled, for those who wait for them merely to end.
+-- has whatever was recorded until then. Returns the cancelled, for those who wait for them merely to end, and whether
+-- there may be more.
 WITH RECURSIVE gate AS MATERIALIZED (
     SELECT waiting.* FROM mpifarm.waiting WHERE id = ANY(%(gates)s)
 ), bad (id, job, lo, hi, because_job, because_no) AS (
@@ -416,8 +419,9 @@ WITH RECURSIVE gate AS MATERIALIZED (
     ) AS need
     JOIN mpifarm.waiting ON waiting.job = need.job AND waiting.lo >= need.lo AND waiting.lo < need.hi
 ), chosen AS MATERIALIZED (
-    -- A statement must not take as long as a silent connection is believed; the caller comes again for the rest.
-    SELECT * FROM bad LIMIT 10000
+    -- A statement must not take as long as a silent connection is believed. When this is not all of them, nobody is
+    -- released: any of the rest may be doomed. The caller comes again with the same ranges.
+    SELECT * FROM bad LIMIT :doomed
 ), doomed AS (
     DELETE FROM mpifarm.waiting USING (SELECT DISTINCT ON (id) * FROM chosen ORDER BY id) AS why
     WHERE waiting.id = why.id
@@ -427,7 +431,8 @@ WITH RECURSIVE gate AS MATERIALIZED (
     SELECT job, lo, hi, attempt, cpus, time_limit_s, because_job, because_no FROM doomed
 ), met AS (
     DELETE FROM mpifarm.waiting USING gate
-    WHERE waiting.id = gate.id AND NOT EXISTS (SELECT FROM chosen WHERE chosen.id = gate.id)
+    WHERE (SELECT count(*) FROM chosen) < :doomed
+    AND waiting.id = gate.id AND NOT EXISTS (SELECT FROM chosen WHERE chosen.id = gate.id)
     AND NOT EXISTS (
         SELECT FROM mpifarm.need
         WHERE need.job = gate.job AND need.hi > gate.lo AND need.lo = (
@@ -441,7 +446,7 @@ WITH RECURSIVE gate AS MATERIALIZED (
     INSERT INTO mpifarm.ready (job, attempt, cpus, time_limit_s, lo, hi)
     SELECT job, attempt, cpus, time_limit_s, lo, hi FROM met
 )
-SELECT job, lo, hi FROM doomed
+SELECT job, lo, hi, (SELECT count(*) FROM chosen) = :doomed FROM doomed
 
 -- over_max_fails --
 SELECT job.id FROM mpifarm.job
@@ -562,7 +567,7 @@ INSERT INTO mpifarm.submission (job, lo, hi, path, digest) VALUES (%(job)s, %(lo
 -- submitted_before --
 SELECT job.name FROM mpifarm.submission JOIN mpifarm.job ON job.id = submission.job
 WHERE submission.digest = %(digest)s AND submission.path = %(path)s
-ORDER BY submission.submitted DESC, submission.lo DESC LIMIT 5
+ORDER BY submission.submitted DESC, submission.lo DESC
 
 -- set_job --
 UPDATE mpifarm.job
@@ -586,7 +591,7 @@ WITH chosen AS MATERIALIZED (
     SELECT no FROM mpifarm.outcome
     WHERE job = %(job)s AND no >= %(lo)s AND no < %(hi)s AND state <> 0
     AND state = ANY(%(states)s) AND failure = ANY(%(failures)s)
-    ORDER BY no LIMIT %(tasks_max)s
+    ORDER BY no LIMIT %(retried)s
 ), taken AS (
     DELETE FROM mpifarm.outcome USING chosen WHERE outcome.job = %(job)s AND outcome.no = chosen.no
     RETURNING outcome.job, outcome.no, outcome.lease, outcome.run, outcome.attempt, outcome.state, outcome.failure,
@@ -712,7 +717,7 @@ ORDER BY need.parent, need.parent_lo
 -- A page of what tasks from %(first)s on wait for, in order; rows of one range never on two pages.
 SELECT lo, hi, parent_lo, parent_hi, any_end, parent FROM mpifarm.need
 WHERE job = %(job)s AND lo > %(past)s AND hi > %(first)s
-ORDER BY lo FETCH FIRST %(rows)s ROWS WITH TIES
+ORDER BY lo FETCH FIRST %(needs)s ROWS WITH TIES
 
 -- cancel --
 -- A lease under way is waited for: a range that it shortened is cancelled as short as it is now.
@@ -826,7 +831,7 @@ JOIN mpifarm.job ON job.id = need.job
 WHERE need.job <> %(job)s
 AND int8range((parent::bigint << 32) + parent_lo, (parent::bigint << 32) + parent_hi)
     && int8range(%(job)s::bigint << 32, (%(job)s::bigint + 1) << 32)
-ORDER BY job.name LIMIT 5
+ORDER BY job.name
 
 -- drop_leases --
 DELETE FROM mpifarm.lease WHERE job = %(job)s
@@ -923,7 +928,7 @@ SELECT string_agg(
 FROM (
     SELECT no, run, file_row, lease, attempt, checksum FROM mpifarm.outcome
     WHERE job = %(job)s AND no >= %(lo)s AND no < %(hi)s AND file_row IS NOT NULL
-    ORDER BY no LIMIT %(limit)s
+    ORDER BY no LIMIT %(places)s
 ) AS window_of
 
 -- tasks_bad --
@@ -1033,4 +1038,4 @@ WITH places AS (
 ), steps AS (
     SELECT coalesce(lag(hi) OVER (ORDER BY lo, hi), 1) AS expected, lo AS found FROM places
 )
-SELECT expected, found FROM steps WHERE expected <> found ORDER BY found LIMIT 10
+SELECT expected, found FROM steps WHERE expected <> found ORDER BY found
