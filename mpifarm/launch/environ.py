@@ -94,6 +94,8 @@ def _of_this_process(name: bytes) -> bool:
 
 # What tells a task who it is. JOB, TASK and ATTEMPT also tell whose a process is that was left behind.
 JOB, TASK, ATTEMPT = b"MPIFARM_JOB", b"MPIFARM_TASK", b"MPIFARM_ATTEMPT"
+# Which launcher started it: see `mpifarm.launch.strays`.
+LAUNCHER = b"MPIFARM_LAUNCHER"
 ENTRY, CPUS, SLOT, NODE = b"MPIFARM_ENTRY", b"MPIFARM_CPUS", b"MPIFARM_SLOT", b"MPIFARM_NODE"
 
 ENTRY_BYTES_MAX = 100 << 10

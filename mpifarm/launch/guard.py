@@ -8,6 +8,7 @@ when the launcher is gone) and cannot get out of sight, whatever session it made
     rank      the launcher sees the end of its socket, kills all tasks and leaves
     launcher  its processes become children of the guardian, which kills them until there are none
     guardian  the launcher sees the end of a pipe, kills all tasks and leaves
+    both      the rank, or the next launcher on the host, finds the tasks by their mark (see `strays`)
 
 Forked from a small process before MPI_Init; must never import anything heavy.
 """

@@ -25,6 +25,7 @@ from mpifarm.launch import arena
 from mpifarm.launch.arena import Arena
 from mpifarm.launch.guard import fork_guarded
 from mpifarm.launch.link import Link
+from mpifarm.launch.strays import end_strays, mark_of
 from mpifarm.launch.watching import Watch
 
 START_TIMEOUT_S = 30.0
@@ -40,11 +41,12 @@ class Launcher:
         self.guardian = guardian
         self.pid = pid
         """Of the launcher, a child of the guardian."""
+        self._mark = mark_of(pid)
         self._link = link
 
     @property
     def alive(self) -> bool:
-        """False when the launcher has gone and everything it said was received."""
+        """False when the launcher has gone, everything it said was received and nothing of its tasks is left."""
         return self._link.open
 
     def fileno(self) -> int:
@@ -59,9 +61,13 @@ class Launcher:
         self._link.flush()
 
     def poll(self) -> list[LinkMessage]:
-        """The messages that have arrived. Never blocks."""
+        """The messages that have arrived. Blocks only when it sees that the launcher has gone: until its tasks have."""
         self._link.flush()
-        return self._link.receive()
+        was_open = self._link.open
+        messages = self._link.receive()
+        if was_open and not self._link.open:
+            end_strays(self._mark)  # of which its guardian may not be left to take care
+        return messages
 
     def run_program(self, argv: Sequence[str], timeout_s: float) -> str:
         """Run a program to its end, before Setup. Returns what went wrong, for humans; nothing when all is well."""

@@ -15,23 +15,23 @@ import signal
 import time
 from collections import deque
 from math import inf
-from zlib import crc32
 
 from mpifarm.core.launching import Launching, Running, Unbegun
 from mpifarm.core.messages import Cancel, Drain, Free, LinkMessage, NotStarted, Setup, Start, Stopped
-from mpifarm.core.model import FailureClass, Limits, State
+from mpifarm.core.model import FailureClass, Limits
 from mpifarm.core.row import STDERR
-from mpifarm.core.verdict import may_be_memory, unlaunched, verdict
 from mpifarm.launch.arena import Arena
 from mpifarm.launch.closing import Closing
-from mpifarm.launch.judging import SETTLE_S, EndedProcess
+from mpifarm.launch.concluding import Concluding, never_begun
+from mpifarm.launch.environ import LAUNCHER
+from mpifarm.launch.judging import SETTLE_S
 from mpifarm.launch.link import Link
-from mpifarm.launch.memory_killer import MemoryKiller
 from mpifarm.launch.orphans import Marks, Orphans
 from mpifarm.launch.outbox import Outbox, make_cells
 from mpifarm.launch.reading import Reader
-from mpifarm.launch.seat import Said, Seat, Stream, make_seats, told
-from mpifarm.launch.spawning import NotLaunchedError, Spawner, peak_kib
+from mpifarm.launch.seat import Said, Seat, Stream, make_seats
+from mpifarm.launch.spawning import NotLaunchedError, Spawner
+from mpifarm.launch.strays import Strays, mark_of
 
 PENDING_BYTES_MAX = 1 << 20
 """More than that on its way to the rank: stop reading and starting."""
@@ -43,8 +43,6 @@ LOGGED_ORPHANS_MAX = 10
 SIGNAL_BYTES = 128
 """Of a signalfd_siginfo, whose first is the low one of the signal's number."""
 SIGNALS_AT_ONCE = 8
-BLOCK_BYTES = 512
-"""ru_inblock and ru_oublock count these."""
 
 
 class Watch:
@@ -57,17 +55,18 @@ class Watch:
         self._guard_fd = guard_fd
         must_end_by = setup.must_end_by - time.time() + time.monotonic()
         self._launching = Launching(setup.slots, Limits().term_to_kill_s, must_end_by)
-        self._spawner = Spawner(dict(os.environb), setup.node)
+        self._spawner = Spawner({**os.environb, LAUNCHER: mark_of(os.getpid())}, setup.node)
         self._seats = make_seats(setup.slots)
         self._by_pid: dict[int, Seat] = {}
         self._orphans = Orphans()
         self._orphans_logged = 0
-        self._memory_killer = MemoryKiller()
         self._epoll = select.epoll()
         self._cells = make_cells()
         self._begun = arena.begun
-        self._outbox = Outbox(link, arena, self._cells, self._conclude)
-        self._closing = Closing(self._outbox, self._launching, self._conclude)
+        conclude = Concluding().process
+        self._outbox = Outbox(link, arena, self._cells, conclude)
+        self._closing = Closing(self._outbox, self._launching, conclude)
+        self._strays = Strays(self._outbox.add_log)
         self._reader = Reader(self._epoll, self._closing)
         self._ended: deque[tuple[Seat, float, int, resource.struct_rusage, bool]] = deque()
         """Seat, time of the end, wait status, usage, processes were left: their last output is to be read."""
@@ -111,7 +110,7 @@ class Watch:
     def _rest_s(self, now: float) -> float | None:
         closing_at = inf if self._reader.held else self._closing.due_at
         due_at = self._launching.next_due, self._outbox.due_at, self._reader.due_at, self._retry_at, closing_at
-        self._wake_at = at = min(due_at)
+        self._wake_at = at = min(*due_at, self._strays.due_at)
         return None if at == inf else max(at - now, 0.0)
 
     def _do_due(self, now: float) -> None:
@@ -124,6 +123,8 @@ class Watch:
             self._reader.watch(self._seats)
         if now >= self._closing.due_at and not self._reader.held:
             self._closing.step(now)
+        if now >= self._strays.due_at:
+            self._strays.look(now)
         if now >= self._outbox.due_at:
             self._outbox.flush(now, idle=self._launching.idle)
             self._mind_the_link(now)
@@ -133,6 +134,7 @@ class Watch:
             case Start(jobs, blocks):
                 self._spawner.learn(jobs)
                 self._closing.learn(jobs)
+                self._strays.before(blocks, now)
                 self._refused += self._launching.add(blocks)
                 if self._launching.draining:
                     self._link.send(NotStarted(*self._launching.drain(inf, now)))
@@ -318,29 +320,9 @@ class Watch:
     def _marks(self, seats: dict[int, Seat]) -> dict[int, Marks]:
         return {pid: self._spawner.marks(seat.running) for pid, seat in seats.items() if seat.running}
 
-    def _conclude(self, process: EndedProcess) -> tuple[object, ...]:
-        """The fields of the EndedAttempt."""
-        running, started, ended, status, usage, out, err = process
-        block = running.block
-        result = verdict(status, running.killed_for)
-        if result[1] and may_be_memory(result) and self._memory_killer.has_killed(ended):
-            result = result[0], int(FailureClass.OOM), result[2], result[3]
-        return (
-            block.lease, block.job, running.task, block.attempt, *result, running.slot, block.needs.cpus,
-            started, ended, usage.ru_utime, usage.ru_stime, peak_kib(usage),
-            usage.ru_inblock * BLOCK_BYTES, usage.ru_oublock * BLOCK_BYTES,
-            *told(out, err, failed=result[0] == State.FAILED), None,
-        )  # fmt: skip
-
     def _end_unlaunched(self, running: Running, reason: str, now: float) -> None:
-        block, at = running.block, time.time()
-        result = unlaunched(running.killed_for)
+        block = running.block
         stderr = os.fsencode(f"mpifarm: {reason}\n")
         self._outbox.write((block.lease, running.task, block.attempt), STDERR, stderr, now)
-        tail = stderr[-Limits().stderr_tail_bytes :] if result[0] == State.FAILED else b""
-        attempt = (  # the fields of an EndedAttempt
-            block.lease, block.job, running.task, block.attempt, *result, running.slot, block.needs.cpus,
-            at, at, 0.0, 0.0, 0, 0, 0, 0, 0, len(stderr), crc32(stderr), tail, None,
-        )  # fmt: skip
         self._closing.forget(running)
-        self._outbox.add_concluded(attempt, now)
+        self._outbox.add_concluded(never_begun(running, stderr), now)

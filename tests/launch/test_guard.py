@@ -12,6 +12,7 @@ from pathlib import Path
 
 import pytest
 
+from mpifarm.launch.strays import end_strays, mark_of
 from tests.launch.node import OneNode, lives, until
 
 pytestmark = pytest.mark.slow
@@ -68,6 +69,46 @@ def test_launcher_or_guardian_is_killed(run: Run, victim: str) -> None:
     until(lambda: not lives(run.guardian) and not lives(run.launcher), 5)
     until(lambda: (run.cwd / "saw-the-end").exists(), 5)
     assert lives(run.rank)
+
+
+def test_launcher_and_guardian_are_killed_together(run: Run) -> None:
+    """The rank, who is left, ends the tasks before it says that the node is lost."""
+    for pid in (run.guardian, run.launcher):
+        os.kill(pid, signal.SIGKILL)
+    until(lambda: (run.cwd / "saw-the-end").exists(), 5)
+    assert not any(map(lives, run.tasks))
+    assert lives(run.rank)
+
+
+def test_all_three_are_killed_together(run: Run, tmp_path: Path) -> None:
+    """The next launcher on this host ends the tasks before any runs again."""
+    for pid in (run.guardian, run.launcher, run.rank):
+        os.kill(pid, signal.SIGKILL)
+    run.process.wait(5)
+    node = OneNode(tmp_path)
+    stats = " ".join(f"/proc/{pid}/stat" for pid in run.tasks)
+    task = node.start(f"! cat {stats} 2>&- | grep -v ' [ZX] '", attempt=2)
+    node.wait([task])
+    assert node.ended[task].state == 0, node.ended[task].stdout
+    assert not any(map(lives, run.tasks))
+    assert sum("of a task whose run was killed" in line for line in node.log) >= 3
+    node.close()
+
+
+def test_a_launcher_looks_for_what_others_leave_while_it_works(run: Run, tmp_path: Path) -> None:
+    node = OneNode(tmp_path)
+    node.run("true")
+    for pid in (run.guardian, run.launcher, run.rank):
+        os.kill(pid, signal.SIGKILL)
+    until(lambda: not any(map(lives, run.tasks)), 10)
+    assert node.run("echo works").stdout == b"works\n"
+    node.close()
+
+
+def test_a_task_of_a_live_launcher_is_left_alone(run: Run) -> None:
+    end_strays()
+    assert all(map(lives, run.everybody))
+    assert end_strays(mark_of(run.rank)) == []
 
 
 def test_a_stopped_launcher_is_killed(run: Run) -> None:
