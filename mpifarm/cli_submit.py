@@ -54,7 +54,8 @@ class _Submit(click.Command):
 @click.option("--hold", is_flag=True, help="Do not begin until `mpifarm set JOB --release`.")
 @priority_option
 @tag_option
-@click.option("--dedupe", is_flag=True, help="Skip commands that have succeeded in this directory, in any job.")
+@click.option("--dedupe", is_flag=True, help="Skip tasks that have succeeded here, or are queued, in any job.")
+@click.option("--once", is_flag=True, help="Skip also those that failed: safe to repeat in a requeued batch script.")
 @click.option("--cpus", type=click.IntRange(1, CPUS_MAX), default=1, metavar="N", help="Cores per task; else 1.")
 @click.option(
     "--time-limit",

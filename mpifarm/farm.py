@@ -57,6 +57,7 @@ class Options(TypedDict, total=False):
     priority: int
     tags: Mapping[str, str]
     dedupe: bool
+    once: bool
     retries: int
     retry_on: str
     crash_limit: int

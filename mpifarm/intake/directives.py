@@ -21,8 +21,8 @@ DIRECTIVE = re.compile(rb"[ \t]*#MPIFARM(?=[ \t]|$)")
 _WORD = re.compile(rb"[^ \t=]+|=")
 _PER_TASK = ("--cpus", "--time-limit")
 _PER_JOB = (
-    "--name", "--job", "--hold", "--priority", "--tag", "--dedupe", "--retries", "--retry-on", "--crash-limit",
-    "--max-fails", "--keep", "--capture", "--after", "--afterany",
+    "--name", "--job", "--hold", "--priority", "--tag", "--dedupe", "--once", "--retries", "--retry-on",
+    "--crash-limit", "--max-fails", "--keep", "--capture", "--after", "--afterany",
 )  # fmt: skip
 
 

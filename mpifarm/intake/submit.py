@@ -51,6 +51,7 @@ class Request:
     priority: int | None = None
     tags: Mapping[str, str] = field(default_factory=dict)
     dedupe: bool = False
+    once: bool = False
     cpus: int = 1
     time_limit_s: float = 0.0
     retries: int | None = None
@@ -127,6 +128,7 @@ def terms_of(client: Client, request: Request) -> Terms:
         max_fails=request.max_fails,
         after=(*_named(client, request.after, False), *_named(client, request.afterany, True)),
         dedupe=request.dedupe,
+        once=request.once,
     )
 
 
@@ -158,28 +160,43 @@ def _say(request: Request, done: Submitted, seconds: float) -> None:
     if done.before:
         tell(
             f"warning: {request.source} was submitted before just as it is now, to {listed(done.before)};"
-            " its tasks will run again (--dedupe leaves out what has succeeded)"
+            " its tasks will run again (--dedupe leaves out what has succeeded or is queued)"
         )
-    name, skipped = done.job.name if done.job else None, f"{done.skipped:,} skipped: they have succeeded before"
+    name = done.job.name if done.job else None
     if request.as_json:
         facts: dict[str, object] = {"name": name, "id": done.job.id if done.job else None}
         facts |= {
             "tasks": done.tasks,
             "waiting": done.job.waiting if done.job else 0,
             "skipped": done.skipped,
+            "queued_before": dict(done.queued),
+            "ended_before": dict(done.ended),
             "submitted_before": list(done.before),
         }
         print(json.dumps(facts | {"seconds": round(seconds, 3), "tasks_per_s": round(per_s), "next": run}))
     elif done.job is None:
-        print(f"nothing to do: all {skipped}")
+        print(f"nothing to do: all {'; '.join(_skipped(done))}")
     else:
         to, more = ("added", f", {done.job.total:,} in all") if request.job is not None else ("queued", "")
         print(f"job {name}: {done.tasks:,} tasks {to} in {seconds:.2f} s ({per_s:,.0f} tasks/s){more}")
         if done.job.waiting:
             print(f"{done.job.waiting:,} of them wait for other tasks")
-        if done.skipped:
+        for skipped in _skipped(done):
             print(skipped)
         print(f"next: {f'mpifarm set {name} --release' if done.job.held else run}")
+
+
+def _skipped(done: Submitted) -> Iterator[str]:
+    """How many were left out, and why."""
+    reasons = {"are queued": dict(done.queued), "ended badly": dict(done.ended)}
+    succeeded = done.skipped - sum(sum(of.values()) for of in reasons.values())
+    if succeeded:
+        yield f"{succeeded:,} skipped: they have succeeded before"
+    for reason, jobs in reasons.items():
+        if jobs:
+            where = listed([f"{name} ({tasks:,})" for name, tasks in jobs.items()])
+            retry = "" if reason == "are queued" else ": mpifarm retry brings them back"
+            yield f"{sum(jobs.values()):,} skipped: they {reason} in {where}{retry}"
 
 
 class _Content:

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 from psycopg.types.json import Jsonb
 
 from mpifarm.core.job import Policy
-from mpifarm.core.model import FailureClass, JobId, Limits, Part, RunId, State
+from mpifarm.core.model import FailureClass, JobId, Limits, Parent, Part, RunId, State
 from mpifarm.core.needs import Needs
 from mpifarm.errors import UsageError
 from mpifarm.queue.arrays import Int4s
@@ -25,8 +25,9 @@ from mpifarm.queue.connection import Connection, Database
 from mpifarm.queue.dsn import Dsn
 from mpifarm.queue.lines import FailureLine, JobSummary, PastAttempt, RunLine, Submitted, TaskLine, Terms
 from mpifarm.queue.liveness import surely_gone
-from mpifarm.queue.loading import Loading, Place, Screening
+from mpifarm.queue.loading import Loading, Place
 from mpifarm.queue.ranges import disjoint
+from mpifarm.queue.screening import Screening
 from mpifarm.queue.settling import judge, settle
 from mpifarm.queue.statements import queries
 
@@ -101,7 +102,7 @@ class Client(Changes):
                     connection.execute(SQL["lock_adding"], {"job": job})
                     before = _size(connection, job, cwd)
                 place = Place(connection, job, before, terms.after)
-                loading = Screening(place, cwd) if terms.dedupe else Loading(place)
+                loading = Screening(place, cwd, terms.once) if terms.dedupe or terms.once else Loading(place)
                 loading.load(parts, progress)
                 if loading.tasks + loading.skipped == 0:
                     raise UsageError(f"{source or 'the job'}: no tasks; nothing was submitted")
@@ -109,11 +110,12 @@ class Client(Changes):
                 if loading.tasks:
                     _put_job(connection, terms, source, cwd, job, loading)
                     loading.make_ready()
-                    if terms.after or terms.dedupe:  # else whatever waits, waits for tasks beside it
-                        _look_at_parents(connection, job, before, terms)
+                    if terms.after or terms.dedupe or terms.once:  # else whatever waits, waits for tasks beside it
+                        _look_at_parents(connection, job, before, terms.after, loading.parents)
                     earlier = _note_file(connection, terms, job, before, loading.tasks)
             summary = self._summaries(connection, job)[0] if loading.tasks or before else None
-            return Submitted(summary, loading.tasks, loading.skipped, earlier)
+            left_out = tuple(loading.queued.items()), tuple(loading.ended.items())
+            return Submitted(summary, loading.tasks, loading.skipped, earlier, *left_out)
 
     # --- looking ---------------------------------------------------------------------------------------------
 
@@ -292,9 +294,11 @@ def _put_job(connection: Connection, terms: Terms, source: str, cwd: bytes, job:
     raise _taken(terms.name or source)
 
 
-def _look_at_parents(connection: Connection, job: JobId, before: int, terms: Terms) -> None:
-    """Begin at once what has nothing to wait for any more."""
-    parents = {parent.job: parent.hi for parent in terms.after if parent.job is not None}
+def _look_at_parents(
+    connection: Connection, job: JobId, before: int, after: Sequence[Parent], others: set[JobId]
+) -> None:
+    """Begin at once what has nothing to wait for any more. `others`: jobs with parents, beside those of `after`."""
+    parents = dict.fromkeys(others, 2) | {parent.job: parent.hi for parent in after if parent.job is not None}
     totals: dict[int, int] = dict(connection.execute(SQL["lock_parents"], {"jobs": Int4s(sorted(parents))}).fetchall())
     if any(hi > totals.get(parent, 0) + 1 for parent, hi in parents.items()):
         raise UsageError("a job that these tasks should wait for is gone; nothing was submitted")

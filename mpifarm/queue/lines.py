@@ -31,7 +31,9 @@ class Terms:
     after: tuple[Parent, ...] = ()
     """Tasks of other jobs that all of these wait for."""
     dedupe: bool = False
-    """Leave out commands that have succeeded in this directory, in whatever job."""
+    """Leave out tasks that have succeeded in this directory, in whatever job, or are queued."""
+    once: bool = False
+    """Leave out also those that have ended badly."""
     path: bytes | None = None
     """Of the file they come from; None: from no file."""
     digest: Callable[[], bytes] | None = None
@@ -46,6 +48,10 @@ class Submitted(NamedTuple):
     skipped: int
     before: tuple[str, ...] = ()
     """Jobs that the same file with the same content was submitted to, the last first."""
+    queued: tuple[tuple[str, int], ...] = ()
+    """How many of the skipped are queued in which job; the others have succeeded,"""
+    ended: tuple[tuple[str, int], ...] = ()
+    """or ended badly."""
 
 
 class PastAttempt(NamedTuple):

@@ -1,7 +1,7 @@
 """Loads the tasks of one submit: binary COPY out of buffers packed here, ready ranges beside it.
 
-`Loading` sends them straight to their table; `Screening` by way of temporary ones, where those that have succeeded
-before are left out.
+`Loading` sends them straight to their table; `queue.screening` by way of temporary ones, where those that are known are
+left out.
 
 Part of `queue.client`. Nothing is kept but one buffer and the ranges of the COPY under way, so ten million tasks take
 no more memory than ten thousand, also when every line needs something else.
@@ -66,8 +66,15 @@ class Loading:
         self._connection, self._job, self._before, self._after = place
         self._ranges: list[_Range] = []
         self.tasks = 0
-        self.skipped = 0
         self.command_bytes = 0
+        self.skipped = 0
+        """Tasks that were left out."""
+        self.queued: dict[str, int] = {}
+        """Of these, how many are queued in which job,"""
+        self.ended: dict[str, int] = {}
+        """and how many have ended badly in which."""
+        self.parents: set[JobId] = set()
+        """Other jobs that these wait for since tasks of theirs were left out."""
 
     def load(self, parts: Iterable[Part], progress: Callable[[int], None] | None = None) -> None:
         """Raises UsageError for a command that cannot be run."""
@@ -155,29 +162,3 @@ def _columns(texts: list[TaskText]) -> tuple[list[bytes], Iterable[bytes]]:
     if any(entry is not None for entry in entries):
         return list(commands), [_NULL if entry is None else _LENGTH.pack(len(entry)) + entry for entry in entries]
     return list(commands), _NULLS
-
-
-class Screening(Loading):
-    """Leaves out the commands that have succeeded in the directory `cwd`; those that stay are numbered without gaps."""
-
-    _COPY, _ADD_RANGES, _ADD_NEEDS = SQL["copy_staged"], SQL["add_staged_shapes"], SQL["add_staged_needs"]
-
-    def __init__(self, place: Place, cwd: bytes) -> None:
-        super().__init__(place)
-        self._cwd = cwd
-        for statement in ("make_staging", "make_staging_shapes", "make_staging_needs", "make_staging_kept"):
-            self._connection.execute(SQL[statement])
-
-    def load(self, parts: Iterable[Part], progress: Callable[[int], None] | None = None) -> None:
-        super().load(parts, progress)
-        self._flush_ranges(keep=0)
-        self._connection.execute(SQL["analyze_staged"])
-        self._connection.execute(SQL["keep_unknown"], {"cwd": self._cwd, "before": self._before})
-        row = self._connection.execute(SQL["add_staged_tasks"]).fetchone()
-        assert row is not None
-        sent, (self.tasks, self.command_bytes) = self.tasks, row
-        self.skipped = sent - self.tasks
-
-    def make_ready(self) -> None:
-        self._connection.execute(SQL["add_staged_ready"], {"job": self._job})
-        self._connection.execute(SQL["keep_needs"], {"job": self._job, "before": self._before})

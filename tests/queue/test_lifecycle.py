@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from mpifarm.core.model import Block, FailureClass, JobId, LeaseId, RunId, State, TaskText
+from mpifarm.core.model import Block, FailureClass, JobId, LeaseId, Parent, Part, RunId, State, TaskText
 from mpifarm.core.needs import Needs
 from mpifarm.errors import UsageError
 from mpifarm.queue import Batch, Return
@@ -130,8 +130,41 @@ def test_dedupe_skips_what_succeeded_here(world: PostgresWorld) -> None:
     elsewhere = world.client.submit_on(Terms(dedupe=True), "f", b"/elsewhere", parts)
     assert elsewhere.skipped == 0
     nothing = world.client.submit_on(Terms(dedupe=True), "f", b"/tmp", [(Needs(), [TaskText(b"a")])])
-    assert nothing == (None, 0, 1, ())
+    assert nothing[:4] == (None, 0, 1, ())
     assert len(world.client.jobs()) == 3
+
+
+@pytest.mark.parametrize("once", [False, True])
+def test_what_is_known_is_left_out_whatever_its_place(world: PostgresWorld, once: bool) -> None:
+    """Identity is command, directory and entry; what waits, is ready or is leased is known; failures only once."""
+
+    def again(*tasks: TaskText, after: tuple[Parent, ...] = ()) -> Any:
+        parts = [Part(Needs(), list(tasks), after)]
+        return world.client.submit_on(Terms(dedupe=not once, once=once), "f", b"/tmp", parts)
+
+    texts = [TaskText(b"./run.sh", b"%d" % number) for number in range(1, 7)]
+    job = world.submit([(Needs(), texts[:3])], "scan")
+    finished(world, job, "sf")
+    waits = world.submit_on(Terms(), Part(Needs(), texts[3:4]), Part(Needs(), texts[4:5], (Parent(1, 2),)))
+    done = again(*texts)
+    assert (done.tasks, done.skipped) == (1 if once else 2, 5 if once else 4)
+    names = {line.id: line.name for line in world.client.jobs()}
+    assert done.queued == ((names[job], 1), (names[waits], 2))
+    assert done.ended == (((names[job], 1),) if once else ())
+    assert [line.entry for line in world.client.tasks(done.job.id)] == ([b"6"] if once else [b"2", b"6"])
+    assert again(*texts)[1:3] == (0, 6)
+    assert again(texts[0], TaskText(b"./run.sh"), after=())[1:3] == (1, 1)
+    world.check()
+
+
+def test_a_child_waits_for_its_parent_where_that_is_queued(world: PostgresWorld) -> None:
+    first = world.submit(like_tasks(2), "first")
+    parts = [*[Part(*part) for part in like_tasks(2)], Part(Needs(), [TaskText(b"child")], (Parent(1, 3),))]
+    done = world.client.submit_on(Terms("again", dedupe=True), "f", b"/tmp", parts)
+    assert done.job is not None and (done.tasks, done.skipped, done.job.waiting) == (1, 2, 1)
+    assert [need[1:] for need in world.client.needed(done.job.id, 1)] == [(1, 3, False, False)]
+    finished(world, first, "sf")
+    assert world.counts(done.job.id) == {"cancelled": 1}
 
 
 def test_dedupe_into_a_job(world: PostgresWorld) -> None:

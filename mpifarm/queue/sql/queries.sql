@@ -472,6 +472,11 @@ CREATE TEMPORARY TABLE staged_need (
 -- make_staging_kept --
 CREATE TEMPORARY TABLE staged_kept (staged integer PRIMARY KEY, no integer NOT NULL) ON COMMIT DROP
 
+-- make_staging_out --
+CREATE TEMPORARY TABLE staged_out (
+    staged integer PRIMARY KEY, why smallint NOT NULL, job integer NOT NULL, no integer NOT NULL
+) ON COMMIT DROP
+
 -- copy_staged --
 COPY pg_temp.staged (job, no, command, entry) FROM STDIN (FORMAT BINARY)
 
@@ -487,7 +492,7 @@ FROM unnest(%(lo)s, %(hi)s, %(parent)s, %(parent_lo)s, %(parent_hi)s, %(any_end)
     AS n (lo, hi, parent, parent_lo, parent_hi, any_end)
 
 -- keep_needs --
--- Those that stay keep their order, so a range of them is one again. Parents that were left out have succeeded.
+-- Those that stay keep their order, so a range of them is one again. For parents that were left out see `need_left_out`.
 INSERT INTO mpifarm.need (job, lo, hi, parent, parent_lo, parent_hi, any_end)
 SELECT %(job)s, child.lo, child.hi, sn.parent, coalesce(mother.lo, sn.parent_lo), coalesce(mother.hi, sn.parent_hi), sn.any_end
 FROM pg_temp.staged_need AS sn
@@ -499,22 +504,77 @@ LEFT JOIN LATERAL (
 ) AS mother ON sn.parent = %(job)s AND sn.parent_lo > %(before)s
 WHERE child.lo IS NOT NULL AND (sn.parent <> %(job)s OR sn.parent_lo <= %(before)s OR mother.lo IS NOT NULL)
 
+-- need_left_out --
+-- Parents that were left out have succeeded, or are waited for where they are.
+INSERT INTO mpifarm.need (job, lo, hi, parent, parent_lo, parent_hi, any_end)
+SELECT %(job)s, child.lo, child.hi, mother.job, mother.lo, mother.hi, sn.any_end
+FROM pg_temp.staged_need AS sn
+CROSS JOIN LATERAL (
+    SELECT min(no) AS lo, max(no) + 1 AS hi FROM pg_temp.staged_kept WHERE staged >= sn.lo AND staged < sn.hi
+) AS child
+CROSS JOIN LATERAL (
+    SELECT job, min(no) AS lo, max(no) + 1 AS hi FROM (
+        SELECT DISTINCT job, no, no - dense_rank() OVER (PARTITION BY job ORDER BY no) AS island
+        FROM pg_temp.staged_out WHERE staged >= sn.parent_lo AND staged < sn.parent_hi AND why > 0
+    ) AS numbered
+    GROUP BY job, island
+) AS mother
+WHERE child.lo IS NOT NULL AND sn.parent = %(job)s AND sn.parent_lo > %(before)s
+RETURNING parent
+
 -- analyze_staged --
 ANALYZE pg_temp.staged
 
--- keep_unknown --
--- Numbers those whose command has not succeeded in this directory yet. Digests, so that what is hashed stays small.
-INSERT INTO pg_temp.staged_kept (staged, no)
-WITH known AS MATERIALIZED (
-    SELECT DISTINCT sha256(task.command) AS digest
-    FROM mpifarm.job
-    JOIN mpifarm.outcome ON outcome.job = job.id AND outcome.state = 0
-    JOIN mpifarm.task ON task.job = outcome.job AND task.no = outcome.no
-    WHERE job.cwd = %(cwd)s
+-- lock_screening --
+-- Of two submits that leave out what is known here, the second sees what the first brings.
+SELECT pg_advisory_xact_lock(hashtextextended(encode(%(cwd)s, 'hex'), 1836085095))
+
+-- leave_out --
+-- Those known in this directory: they have succeeded (0), or are queued (1); on request also what has ended badly (2).
+-- Digests of command and entry, so that what is hashed stays small.
+INSERT INTO pg_temp.staged_out (staged, why, job, no)
+WITH here AS MATERIALIZED (
+    SELECT id FROM mpifarm.job WHERE cwd = %(cwd)s
+), place AS (
+    SELECT outcome.job, outcome.no, CASE state WHEN 0 THEN 0 ELSE 2 END AS why
+    FROM here JOIN mpifarm.outcome ON outcome.job = here.id WHERE state = 0 OR %(once)s
+    UNION ALL
+    SELECT part.job, part.no, part.why FROM here CROSS JOIN LATERAL (
+        SELECT job, generate_series(lo, hi - 1) AS no, 1 AS why FROM mpifarm.ready WHERE ready.job = here.id
+        UNION ALL
+        SELECT job, generate_series(lo, hi - 1), 1 FROM mpifarm.waiting WHERE waiting.job = here.id
+        UNION ALL
+        SELECT job, generate_series(lo, hi - 1), 2 FROM mpifarm.cancelled WHERE cancelled.job = here.id AND %(once)s
+    ) AS part
+    UNION ALL
+    SELECT lease.job, own.no, 1
+    FROM here JOIN mpifarm.lease ON lease.job = here.id CROSS JOIN LATERAL generate_series(lo, hi - 1) AS own (no)
+    WHERE NOT EXISTS (SELECT FROM mpifarm.outcome WHERE outcome.job = lease.job AND outcome.no = own.no)
+    AND NOT EXISTS (SELECT FROM mpifarm.past WHERE past.lease = lease.id AND past.lo <= own.no AND own.no < past.hi)
+), known AS MATERIALIZED (
+    SELECT digest, bool_or(why = 0) AS succeeded, min(place) FILTER (WHERE why = 1) AS queued, min(place) AS place
+    FROM (
+        SELECT sha256(int4send(octet_length(task.command)) || task.command || coalesce('\x01'::bytea || task.entry, '')) AS digest, why, (place.job::bigint << 32) + place.no AS place
+        FROM place JOIN mpifarm.task ON task.job = place.job AND task.no = place.no
+    ) AS digested
+    GROUP BY digest
 )
-SELECT no, %(before)s + row_number() OVER (ORDER BY no)
+SELECT staged.no, CASE WHEN succeeded THEN 0 WHEN queued IS NOT NULL THEN 1 ELSE 2 END,
+    (coalesce(queued, place) >> 32)::integer, (coalesce(queued, place) & 4294967295)::integer
 FROM pg_temp.staged
-WHERE NOT EXISTS (SELECT FROM known WHERE known.digest = sha256(staged.command))
+JOIN known ON known.digest = sha256(int4send(octet_length(staged.command)) || staged.command || coalesce('\x01'::bytea || staged.entry, ''))
+
+-- left_out --
+SELECT left_out.why, job.name, left_out.count FROM (
+    SELECT why, CASE WHEN why > 0 THEN job END AS job, count(*) FROM pg_temp.staged_out GROUP BY 1, 2
+) AS left_out LEFT JOIN mpifarm.job ON job.id = left_out.job
+ORDER BY left_out.why, job.id
+
+-- keep_unknown --
+-- Numbers the others.
+INSERT INTO pg_temp.staged_kept (staged, no)
+SELECT no, %(before)s + row_number() OVER (ORDER BY no)
+FROM pg_temp.staged WHERE NOT EXISTS (SELECT FROM pg_temp.staged_out WHERE staged_out.staged = staged.no)
 
 -- add_staged_tasks --
 WITH added AS (
