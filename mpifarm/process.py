@@ -16,6 +16,7 @@ from typing import IO
 from mpifarm.errors import SiteError
 
 _LINES_SHOWN = 8
+_CHECK_S = 60.0
 
 
 def run_program(
@@ -60,6 +61,27 @@ def run_program(
             raise SiteError(f"{argv[0]} {how}{_tail(stderr, stdout)}")
         stdout.seek(0)
         return stdout.read()
+
+
+def check_script(script: bytes) -> tuple[int, str] | None:
+    """What bash says of a script that it reads and does not run: its exit code and stderr. None: nobody can tell."""
+    env = {name: value for name, value in os.environ.items() if name not in ("BASH_ENV", "ENV")} | {"LC_ALL": "C"}
+    with tempfile.TemporaryFile() as stdin:
+        stdin.write(script)
+        stdin.seek(0)
+        try:
+            done = subprocess.run(
+                ["bash", "-n"],
+                stdin=stdin,
+                stdout=subprocess.DEVNULL,
+                stderr=subprocess.PIPE,
+                env=env,
+                timeout=_CHECK_S,
+                check=False,
+            )
+        except (OSError, subprocess.TimeoutExpired):
+            return None
+    return done.returncode, done.stderr.decode(errors="backslashreplace")
 
 
 def _group_of(user: str | None) -> int | None:

@@ -121,3 +121,19 @@ def find_flaw(command: bytes) -> tuple[int, str] | None:
     if backslashes % 2 and certain:
         return len(command) - 1, "a backslash cannot continue a command on the next line: write it on one line"
     return None
+
+
+_BEHIND = re.compile(rb"(?<![&<>|\\])&[ \t]*(?:[)}][ \t;)}]*|disown[^;&|]*)?$")
+
+
+def background(command: bytes) -> int | None:
+    """Where the `&` stands with which the command ends, leaving something to run behind it; None: it does not."""
+    found = _BEHIND.search(command)
+    if found is None:
+        return None
+    if b"#" in command[: found.start()]:  # it may stand in a comment
+        followed = _FOLLOWED.match(command)
+        assert followed is not None
+        if followed.end() <= found.start():
+            return None
+    return found.start()

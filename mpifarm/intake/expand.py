@@ -30,6 +30,7 @@ from typing import BinaryIO
 from mpifarm.core.model import Parent, Part, TaskText
 from mpifarm.core.needs import Needs
 from mpifarm.errors import UsageError
+from mpifarm.intake.foreign import foreign_variable
 from mpifarm.intake.records import tasks_of
 from mpifarm.intake.replacement import (
     Record,
@@ -41,6 +42,7 @@ from mpifarm.intake.replacement import (
     has_keys,
     has_positions,
 )
+from mpifarm.intake.shell_lines import ShellLines
 from mpifarm.intake.taskfile import COMMAND_BYTES_MAX, RUN_TASKS_MAX, check_command
 from mpifarm.intake.told import Tell, silently
 from mpifarm.intake.unfilled import Source, check_words
@@ -79,6 +81,8 @@ def expand_arguments(asked: Expansion, needs: Needs, stdin: BinaryIO, tell: Tell
         command = []
     source = _source_of(asked, bool(marked))
     check_words(command, source, tell)
+    if len(command) == 1:
+        _check_shell_line(command[0], tell)
     fills = has_keys if source is Source.RECORDS else has_positions
     if source is not Source.NONE and not marked and not fills(command):
         tell("the command is the same for all tasks: each finds its value in MPIFARM_ENTRY")
@@ -87,6 +91,8 @@ def expand_arguments(asked: Expansion, needs: Needs, stdin: BinaryIO, tell: Tell
         groups = _parse_sources(marked, stdin, tell)
         template = compile_positions(command, sum(map(len, groups)), append=True)
         tasks = _combined(template, groups)
+        if not command:
+            tasks = _judged(tasks)
     elif asked.array is not None:
         tasks = _repeated(compile_positions(command, 1), "--array", each_padded(asked.array))
     elif asked.each_line is not None:
@@ -99,6 +105,25 @@ def expand_arguments(asked: Expansion, needs: Needs, stdin: BinaryIO, tell: Tell
         check_command(line, "command", 1)
         tasks = iter([TaskText(line)])
     return in_parts(needs, tasks)
+
+
+def _check_shell_line(line: bytes, tell: Tell) -> None:
+    """What is filled in is quoted, so it changes nothing of this."""
+    shell = ShellLines("command")
+    shell.look(line, [line], 1)
+    shell.check()
+    found = foreign_variable(line)
+    if found is not None:
+        tell(f"warning: {found[1]}")
+
+
+def _judged(tasks: Iterable[TaskText]) -> Iterator[TaskText]:
+    """Tasks of which each has another shell line."""
+    shell = ShellLines("combination")
+    for number, task in enumerate(tasks, 1):
+        shell.look(task.body, [task.body], number)
+        yield task
+    shell.check()
 
 
 def _source_of(asked: Expansion, marked: bool) -> Source:

@@ -38,7 +38,7 @@ class Unclear(Exception):
         self.offset, self.reason = offset, reason
 
 
-class _Element(NamedTuple):
+class Element(NamedTuple):
     """`first` to `last` of a list: each a sign (empty: counted from 1) and an amount; `text` and where it stands."""
 
     any: bool
@@ -53,6 +53,8 @@ class Annotated(NamedTuple):
 
     start: int
     parents: tuple[Parent, ...]
+    elements: tuple[Element, ...]
+    """As they were written."""
     forward: int | None
     """Where an element that names later tasks stands; None: there is none."""
 
@@ -61,7 +63,7 @@ class Annotations:
     """Reads the annotations of lines. Raises Unclear."""
 
     def __init__(self) -> None:
-        self._text, self._elements = b"", ()  # type: tuple[bytes, tuple[_Element, ...]]
+        self._text, self._elements = b"", ()  # type: tuple[bytes, tuple[Element, ...]]
 
     def read(self, line: bytes, task: int) -> Annotated:
         """Of the line, which begins with `[#` after blanks, that is task number `task`."""
@@ -83,10 +85,10 @@ class Annotations:
         except Unclear as flaw:
             raise Unclear(start + flaw.offset, flaw.reason) from None
         forward = (start + element.offset for element, parent in zip(self._elements, parents) if parent.hi > task)
-        return Annotated(end, merged(parents), next(forward, None))
+        return Annotated(end, merged(parents), self._elements, next(forward, None))
 
 
-def _elements(text: bytes) -> Iterable[_Element]:
+def _elements(text: bytes) -> Iterable[Element]:
     """What stands in all `[# ... #]` of the text, which are closed."""
     position = 0
     while text.startswith(b"[#", position):
@@ -102,7 +104,7 @@ def _elements(text: bytes) -> Iterable[_Element]:
             position += 1
 
 
-def _element(piece: bytes, position: int, any_end: bool) -> _Element:
+def _element(piece: bytes, position: int, any_end: bool) -> Element:
     offset = position + len(piece) - len(piece.lstrip(b" \t"))
     match = _ELEMENT.fullmatch(piece.strip(b" \t"))
     shown = piece.strip(b" \t")[:40].decode("utf-8", "replace")
@@ -111,7 +113,7 @@ def _element(piece: bytes, position: int, any_end: bool) -> _Element:
     sign, digits, last_sign, last_digits = match.groups()
     first = (sign, _amount(digits, offset))
     last = first if last_digits is None else (last_sign, _amount(last_digits, offset))
-    return _Element(any_end, first, last, offset, shown)
+    return Element(any_end, first, last, offset, shown)
 
 
 def _amount(digits: bytes, offset: int) -> int:
@@ -120,7 +122,7 @@ def _amount(digits: bytes, offset: int) -> int:
     return int(digits)
 
 
-def _resolve(element: _Element, task: int) -> Parent:
+def _resolve(element: Element, task: int) -> Parent:
     lo, hi = (_number(end, task, element) for end in (element.first, element.last))
     if hi < lo:
         hint = " (-3--1 are the three before)" if element.first[0] == b"-" else ""
@@ -131,7 +133,7 @@ def _resolve(element: _Element, task: int) -> Parent:
     return Parent(lo, hi + 1, element.any)
 
 
-def _number(end: tuple[bytes, int], task: int, element: _Element) -> int:
+def _number(end: tuple[bytes, int], task: int, element: Element) -> int:
     sign, amount = end
     if not amount:
         raise Unclear(element.offset, "there is no task 0: tasks count from 1")

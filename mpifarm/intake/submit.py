@@ -230,8 +230,8 @@ def _parts(request: Request, stack: ExitStack, content: _Content) -> Parts:
         return expand_arguments(asked, request.needs, sys.stdin.buffer, tell)
     name = request.files[0]
     if name == "-":
-        return read_tasks(sys.stdin.buffer, "stdin", request.needs)
-    return read_tasks(content.of(stack.enter_context(_open(name))), name, request.needs)
+        return read_tasks(sys.stdin.buffer, "stdin", request.needs, tell)
+    return read_tasks(content.of(stack.enter_context(_open(name))), name, request.needs, tell)
 
 
 def _open(name: str) -> BinaryIO:
