@@ -1,6 +1,6 @@
 """mpifarm: an MPI-native bulk task runner. This module imports nothing heavy (100k ranks start it at once)."""
 
-from typing import TYPE_CHECKING
+TYPE_CHECKING = False  # typing's own would be imported, by `python -m mpifarm` from the user's directory
 
 if TYPE_CHECKING:
     from mpifarm.api import open_job, open_run

@@ -1,20 +1,61 @@
-"""Entry point. `run` is intercepted here: its ranks must fork their launcher before anything heavy is imported."""
+"""Entry point. `run` is intercepted here: its ranks must fork their launcher before anything heavy is imported.
 
-from __future__ import annotations
+Also what `python DIRECTORY OF THIS PACKAGE` runs, as mpifarm starts itself (`mpifarm.starting`). Until nothing can come
+from the working directory any more, it imports only what Python itself has imported.
+"""
 
 import os
 import sys
-from typing import TYPE_CHECKING
 
-from mpifarm.errors import UsageError
-from mpifarm.surroundings import has_directory, restart_without_inspection
-
+TYPE_CHECKING = False
 if TYPE_CHECKING:
     from mpifarm.options import RunOptions
 
+PARENT, PACKAGE = __file__.rsplit("/", 2)[:2]  # absolute since Python 3.9
+PACKAGE = f"{PARENT}/{PACKAGE}"
+
+
+def forget_working_directory() -> None:
+    """Take the user's directory out of `sys.path`, however it got there: their queue.py is not ours. The environment,
+    which tasks inherit, stays as it is."""
+    try:
+        here = os.stat(".")
+    except OSError:
+        return  # it has been removed, with all that was in it
+
+    def stays(entry: str) -> bool:
+        if entry in ("", PACKAGE):
+            return False
+        try:
+            return entry == PARENT or not os.path.samestat(os.stat(entry), here)
+        except OSError:
+            return True
+
+    sys.path[:] = filter(stays, sys.path)
+
+
+def _be_this_package() -> None:
+    """Make `import mpifarm` mean the package that this file is in, wherever `sys.path` leads."""
+    from importlib.util import module_from_spec, spec_from_file_location
+
+    spec = spec_from_file_location("mpifarm", f"{PACKAGE}/__init__.py", submodule_search_locations=[PACKAGE])
+    assert spec is not None and spec.loader is not None
+    sys.modules["mpifarm"] = module = module_from_spec(spec)
+    spec.loader.exec_module(module)
+
 
 def main() -> int:
+    forget_working_directory()
+    import signal
+
+    from mpifarm.starting import INTERRUPTED, Interrupts, interruptible
+
+    interrupts = Interrupts()
+    interrupts.leave()
     _open_standard_streams()
+    from mpifarm.errors import UsageError
+    from mpifarm.surroundings import has_directory, restart_without_inspection
+
     restart_without_inspection()
     if not has_directory():
         return UsageError.exit_code
@@ -24,13 +65,23 @@ def main() -> int:
             from mpifarm.local import run_local
 
             return run_local(argv[1:])
+        from mpifarm.launched import promised
+
+        if promised(os.environ).ranks > 1:
+            interrupts.remember()
         from mpifarm.options import CommandLine
         from mpifarm.run import main as run_main
 
-        return run_main(CommandLine(argv[1:], _run_options))
+        code = run_main(CommandLine(argv[1:], _run_options), interrupts)
+        signal.signal(signal.SIGINT, signal.SIG_IGN)  # nothing is left to stop
+        return code
     from mpifarm.cli import main as cli_main
 
-    return cli_main(argv)
+    try:
+        with interruptible():
+            return cli_main(argv)
+    except KeyboardInterrupt:
+        return INTERRUPTED
 
 
 def _open_standard_streams() -> None:
@@ -45,7 +96,7 @@ def _open_standard_streams() -> None:
             setattr(sys, name, open(fd, "w" if fd else "r", closefd=False))  # noqa: SIM115 - as long as the process
 
 
-def _run_options(argv: list[str]) -> RunOptions:
+def _run_options(argv: list[str]) -> "RunOptions":
     """What the command line of a run says, read by rank 0 alone."""
     from mpifarm.cli import parse_run
 
@@ -53,4 +104,7 @@ def _run_options(argv: list[str]) -> RunOptions:
 
 
 if __name__ == "__main__":
+    forget_working_directory()
+    if "mpifarm" not in sys.modules:  # started as a directory
+        _be_this_package()
     sys.exit(main())

@@ -220,6 +220,9 @@ def _patience(text: str) -> float:
     metavar="SIZE",
     help="Lustre: bytes on one server before the next, such as 1M.",
 )
+@click.option(
+    "--pass-dsn", is_flag=True, help="Let tasks inherit MPIFARM_DSN, with the password in it; for nested submits."
+)
 @dsn_option
 def run(stripe_count: int | None, stripe_size: int | None, **options: Any) -> RunOptions:
     """Work on the queue with every rank until nothing is left. One run writes one file, mpifarm-run-ID.h5.

@@ -11,14 +11,16 @@ from __future__ import annotations
 import ctypes
 import os
 import time
+import warnings
 from collections import deque
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from mpifarm.core.messages import Message, Output
 from mpifarm.core.wire import decode, encode
 from mpifarm.errors import SiteError
+from mpifarm.launched import promised, speaks_in_vain
 
 if TYPE_CHECKING:
     from mpi4py import MPI
@@ -37,18 +39,6 @@ SINGLETONS = """{count} separate copies of one rank were started instead of one 
 mpi4py's MPI library ({library}) do not speak the same start-up protocol. Nothing was run. What helps:
   under srun: look at `srun --mpi=list`; MPICH or Intel MPI: srun --mpi=pmi2 ...   Open MPI: srun --mpi=pmix ...
   or use the mpiexec of that same MPI inside the allocation: mpiexec -n {count} mpifarm run"""
-
-
-def promised(environ: Mapping[str, str]) -> tuple[int, int]:
-    """(ranks, index) that the launcher of this process says it started; (1, 0) when none speaks."""
-    for size, index in (
-        ("OMPI_COMM_WORLD_SIZE", "OMPI_COMM_WORLD_RANK"),
-        ("PMI_SIZE", "PMI_RANK"),
-        ("SLURM_STEP_NUM_TASKS", "SLURM_PROCID"),
-    ):
-        if environ.get(size, "").isdigit() and environ.get(index, "").isdigit():
-            return int(environ[size]), int(environ[index])
-    return 1, 0
 
 
 M_MMAP_THRESHOLD = -3
@@ -73,6 +63,13 @@ def _clean_buffers() -> Iterator[None]:
             mallopt(M_MMAP_THRESHOLD, 128 << 10)  # its default
 
 
+def _libraries() -> list[ctypes.CDLL]:
+    """Those of MPI in this process."""
+    with open("/proc/self/maps", "rb") as maps:
+        files = {line.split()[-1] for line in maps if b"/libmpi" in line}
+    return [ctypes.CDLL(os.fsdecode(file)) for file in sorted(files)]
+
+
 class World:
     """The MPI world of this run, seen from one rank. One thread only may use it."""
 
@@ -80,24 +77,34 @@ class World:
         """Initialises MPI. SiteError when there is no MPI, or when this is one of N singletons."""
         import mpi4py
 
-        mpi4py.rc.thread_level = "funneled"  # the doors' threads never call MPI
+        mpi4py.rc.initialize, mpi4py.rc.finalize = False, True
         try:
-            with _clean_buffers():
+            with warnings.catch_warnings():
+                warnings.simplefilter("ignore", RuntimeWarning)  # of a foreign launcher: told below, in our words
                 from mpi4py import MPI
         except (ImportError, RuntimeError) as error:
             raise SiteError(NO_MPI.format(reason=str(error).strip().splitlines()[0])) from None
         self._mpi = MPI
+        if speaks_in_vain(
+            os.environ, MPI.Get_library_version(), any(hasattr(library, "PMIx_Init") for library in _libraries())
+        ):
+            mpi4py.rc.finalize = False
+            raise self._singletons()
+        with _clean_buffers():
+            MPI.Init_thread(MPI.THREAD_FUNNELED)  # the doors' threads never call MPI
         self._comm: MPI.Intracomm = MPI.COMM_WORLD.Dup()
         self.rank: int = self._comm.Get_rank()
         self.size: int = self._comm.Get_size()
         self._sending: deque[tuple[MPI.Request, bytes]] = deque()
         self._status = MPI.Status()
-        told, index = promised(os.environ)
-        if self.size == 1 and told > 1:
-            library = MPI.Get_library_version().strip().splitlines()[0][:60]
-            # Only one of the copies explains; all of them end with the same error.
-            text = SINGLETONS.format(count=told, library=library) if index == 0 else ""
-            raise SiteError(text)
+        if self.size == 1 and promised(os.environ).ranks > 1:
+            raise self._singletons()
+
+    def _singletons(self) -> SiteError:
+        """Only one of the copies explains; all of them end with the same error."""
+        told = promised(os.environ)
+        library = self._mpi.Get_library_version().strip().splitlines()[0][:60]
+        return SiteError(SINGLETONS.format(count=told.ranks, library=library) if told.explains else "")
 
     @property
     def library(self) -> str:

@@ -8,6 +8,9 @@ import sys
 from pathlib import Path
 
 from mpifarm.errors import FarmError, SiteError, UsageError
+from mpifarm.handed_down import DSN, take_dsn
+from mpifarm.process import run_program
+from mpifarm.starting import own_command
 
 NO_MPIEXEC = """no mpiexec found, neither beside {python} nor on PATH
   pip install 'mpifarm[local]' brings MPICH with its mpiexec; on a cluster load the site's MPI module"""
@@ -26,7 +29,20 @@ def run_local(argv: list[str]) -> int:
     # More ranks than cores is what a laptop run often is; Open MPI (4 and 5) wants that said.
     os.environ.setdefault("OMPI_MCA_rmaps_base_oversubscribe", "1")
     os.environ.setdefault("PRTE_MCA_rmaps_default_mapping_policy", "slot:oversubscribe")
-    os.execv(mpiexec, [mpiexec, "-n", str(ranks), sys.executable, "-m", "mpifarm", "run", *rest])
+    os.execv(mpiexec, [mpiexec, "-n", str(ranks), *_deaf(), *own_command("run", *rest)])
+
+
+def _deaf() -> list[str]:
+    """What starts a rank with SIGINT held back until it is ready to hear it, quietly: Python's own start is not."""
+    env = shutil.which("env")
+    if env is None:
+        return []
+    command = [env, "--block-signal=INT"]
+    try:
+        run_program([*command, "true"], timeout_s=10)
+    except SiteError:  # before coreutils 8.31
+        return []
+    return command
 
 
 def find_mpiexec() -> str | None:
@@ -38,18 +54,17 @@ def find_mpiexec() -> str | None:
 def _split(argv: list[str]) -> tuple[int, list[str]]:
     """The N of --local and the other arguments. A DSN goes by the environment: every argument of mpiexec can be seen
     by everybody on the machine."""
+    dsn, others = take_dsn(argv)
+    if dsn:
+        os.environ[DSN] = dsn
     rest: list[str] = []
     count = ""
-    words = iter(argv)
+    words = iter(others)
     for word in words:
         if word == "--local":
             count = next(words, "")
         elif word.startswith("--local="):
             count = word.partition("=")[2]
-        elif word == "--dsn":
-            os.environ["MPIFARM_DSN"] = next(words, "")
-        elif word.startswith("--dsn="):
-            os.environ["MPIFARM_DSN"] = word.partition("=")[2]
         else:
             rest.append(word)
     if not count.isdigit() or not 1 <= int(count) <= 10_000:

@@ -66,6 +66,16 @@ class Listener(Protocol):
     def tick(self) -> None: ...
 
 
+class Silent:
+    """Ranks other than 0 have nobody to talk to."""
+
+    def say(self, text: str) -> None:
+        pass
+
+    def tick(self) -> None:
+        pass
+
+
 class Loop:
     """Drives the roles of one rank until rank 0 says it is over."""
 
@@ -164,6 +174,10 @@ class Loop:
         else:
             assert message.TO in self._roles, f"rank {self._world.rank} has no {message.TO} for {message}"
             self._events.append((message.TO, message))
+
+    def stop_soon(self) -> None:
+        """As if SIGINT came, which did before this listened to it."""
+        self._signals.append(signal.SIGINT)
 
     def _on_signal(self, number: int, _frame: FrameType | None) -> None:
         self._signals.append(number)

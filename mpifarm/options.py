@@ -15,6 +15,8 @@ class RunOptions:
     """The options of one `mpifarm run`; the defaults are those of the command line."""
 
     dsn: str | None = None
+    pass_dsn: bool = False
+    """Tasks inherit MPIFARM_DSN (see `handed_down`)."""
     """None: find it as `submit` and `report` do."""
     output: Path = Path()
     """Directory of the run file."""

@@ -15,6 +15,7 @@ import time
 import traceback
 from collections import Counter
 from dataclasses import dataclass
+from functools import partial
 from math import inf
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -33,10 +34,13 @@ from mpifarm.core.roles import Roles, assign
 from mpifarm.core.verbs import RunInfo
 from mpifarm.doors import Inbox, QueueDoor
 from mpifarm.errors import FarmError, SiteError
+from mpifarm.handed_down import withhold
 from mpifarm.launch import arena
 from mpifarm.launch.launcher import Launcher, fork_launcher
-from mpifarm.loop import Loop
+from mpifarm.launched import promised
+from mpifarm.loop import Loop, Silent
 from mpifarm.output_doors import FileDoor, PackDoor, unused
+from mpifarm.starting import INTERRUPTED, Interrupts, interruptible
 from mpifarm.striping import Made, make_striped
 
 if TYPE_CHECKING:
@@ -58,6 +62,7 @@ class RankHello:
     version: tuple[str, int]
     arena: str
     """Where the memory of its launcher can be opened."""
+    interrupted: bool
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,23 +80,25 @@ class Plan:
     code: int = 0
 
 
-def main(words: CommandLine) -> int:
+def main(words: CommandLine, interrupts: Interrupts) -> int:
     """One rank of `mpifarm run`. Returns the exit code."""
-    launcher = fork_launcher()
+    told = promised(os.environ)
+    launcher = fork_launcher(partial(withhold, words.argv), with_parent=told.ranks > 1)
     try:
-        from mpifarm.comm import World, promised
+        from mpifarm.comm import World
 
         # Only the first rank may need a command to know when the allocation ends, and only here may it run one.
-        first = promised(os.environ)[1] == 0 and not any(word.startswith("--walltime") for word in words.argv)
+        first = told.rank == 0 and not any(word.startswith("--walltime") for word in words.argv)
         allocation = find_allocation(os.environ, ask=first)
         world = World()
+        interrupts.remember()
     except FarmError as error:
         launcher.close()
         if str(error):
             print(f"mpifarm: {error}", file=sys.stderr)
         return error.exit_code
     try:
-        return _main_in_world(world, launcher, words, allocation)
+        return _main_in_world(world, launcher, interrupts, words, allocation)
     except BaseException:
         # A rank that dies alone would leave the others waiting for ever: the world ends with it, and the queue takes
         # back what it held.
@@ -102,22 +109,29 @@ def main(words: CommandLine) -> int:
         return BUG
 
 
-def _main_in_world(world: World, launcher: Launcher, words: CommandLine, allocation: Allocation) -> int:
+def _main_in_world(
+    world: World, launcher: Launcher, interrupts: Interrupts, words: CommandLine, allocation: Allocation
+) -> int:
     session: Session | None = None
     roles = assign(world.leader_of_ranks())
     cpus = tuple(sorted(os.sched_getaffinity(0)))
-    hello = RankHello(socket.gethostname(), cpus, (__version__, VERSION), launcher.arena.path)
+    hello = RankHello(socket.gethostname(), cpus, (__version__, VERSION), launcher.arena.path, interrupts.seen)
     hellos = world.gather(hello)
     plan: Plan | None = None
     if world.rank == roles.recorder:
         import mpifarm.output.writer  # noqa: F401 - while rank 0 opens the queue, not between that and the first task
     if hellos is not None:
         try:
-            session = Session(words, roles, hellos, allocation)
+            with interruptible():
+                if any(hello.interrupted for hello in hellos):
+                    raise KeyboardInterrupt
+                session = Session(words, roles, hellos, allocation)
             arena_path = hellos[roles.leader_of(roles.recorder)].arena
             plan = Plan(roles, session.nodes, session.must_end_by, arena_path, session.options.compress)
         except SystemExit as error:  # click has said what is wrong
             plan = Plan(roles, (), error="usage", code=error.code if isinstance(error.code, int) else 2)
+        except KeyboardInterrupt:
+            plan = Plan(roles, (), error="interrupted", code=INTERRUPTED)
         except FarmError as error:
             print(f"mpifarm: {error}", file=sys.stderr)
             plan = Plan(roles, (), error="stopped", code=error.exit_code)
@@ -126,10 +140,10 @@ def _main_in_world(world: World, launcher: Launcher, words: CommandLine, allocat
         launcher.close()
         world.finish()
         return plan.code
-    return _work(world, launcher, plan, session)
+    return _work(world, launcher, interrupts, plan, session)
 
 
-def _work(world: World, launcher: Launcher, plan: Plan, session: Session | None) -> int:
+def _work(world: World, launcher: Launcher, interrupts: Interrupts, plan: Plan, session: Session | None) -> int:
     """Carry this rank's roles until the run is over."""
     limits = Limits(queue_timeout_s=session.options.queue_timeout_s) if session else Limits()
     rank, roles = world.rank, plan.roles
@@ -151,6 +165,8 @@ def _work(world: World, launcher: Launcher, plan: Plan, session: Session | None)
     pack_door = PackDoor(launcher.arena, shared, plan.compress, inbox, on_bug) if leads else None
     file_door = FileDoor(limits, seen, inbox, on_bug) if rank == roles.recorder else None
     loop = Loop(world, inbox, launcher if leads else None, queue_door, pack_door, file_door, session or Silent())
+    if interrupts.seen:
+        loop.stop_soon()
     if file_door is not None:
         loop.carry(Role.RECORDER, Recorder(limits))
         file_door.start()
@@ -189,16 +205,6 @@ def _work(world: World, launcher: Launcher, plan: Plan, session: Session | None)
             world.send(other, Exit())
     world.finish()
     return code
-
-
-class Silent:
-    """Ranks other than 0 have nobody to talk to."""
-
-    def say(self, text: str) -> None:
-        pass
-
-    def tick(self) -> None:
-        pass
 
 
 class Session:

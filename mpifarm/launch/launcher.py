@@ -15,21 +15,23 @@ import select
 import signal
 import socket
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, MutableMapping, Sequence
 from functools import partial
+from typing import NamedTuple
 
 from mpifarm.core.messages import LauncherLog, LinkMessage, ProgramEnded, RunProgram, Setup
 from mpifarm.core.verdict import STOP_SIGNALS
 from mpifarm.errors import SiteError
 from mpifarm.launch import arena
 from mpifarm.launch.arena import Arena
-from mpifarm.launch.guard import fork_guarded
+from mpifarm.launch.guard import fork_guarded, read_stat
 from mpifarm.launch.link import Link
 from mpifarm.launch.strays import end_strays, mark_of
 from mpifarm.launch.watching import Watch
 
 START_TIMEOUT_S = 30.0
 CLOSE_TIMEOUT_S = 5.0
+PARENT_LOOK_MS = 500
 _PID_BYTES = 8
 
 
@@ -94,11 +96,18 @@ class Launcher:
             pass  # somebody else has waited for it
 
 
-def fork_launcher() -> Launcher:
-    """Fork guardian and launcher. Raises SiteError when they do not come up."""
+def fork_launcher(
+    for_tasks: Callable[[MutableMapping[str, str]], None] = lambda _: None, *, with_parent: bool = False
+) -> Launcher:
+    """Fork guardian and launcher. Raises SiteError when they do not come up.
+
+    `for_tasks` makes an environment fit for tasks. `with_parent`: until tasks may come, the death of our parent, which
+    started other ranks too, is ours: MPI starts together or waits for ever, and this process cannot look up from it.
+    """
     ours, theirs = socket.socketpair()
     shared = arena.create()
-    guardian = fork_guarded(theirs.fileno(), partial(serve, shared))
+    rank = Rank(os.getpid(), os.getppid() if with_parent else None)
+    guardian = fork_guarded(theirs.fileno(), partial(serve, shared, rank, for_tasks))
     theirs.close()
     ours.settimeout(START_TIMEOUT_S)
     try:
@@ -111,19 +120,40 @@ def fork_launcher() -> Launcher:
     return Launcher(guardian, int.from_bytes(pid, "little"), Link(ours), shared)
 
 
-def serve(shared: Arena, link_fd: int, guard_fd: int) -> None:
+class Rank(NamedTuple):
+    """The process that forked us, and the parent without which it shall not live; None: it may."""
+
+    pid: int
+    parent: int | None
+
+    def end_without_parent(self) -> bool:
+        """Whether that was needed."""
+        stat = read_stat(self.pid)
+        if self.parent is None or not stat or int(stat[1]) == self.parent:
+            return False
+        os.kill(self.pid, signal.SIGKILL)
+        return True
+
+
+def serve(
+    shared: Arena, rank: Rank, for_tasks: Callable[[MutableMapping[str, str]], None], link_fd: int, guard_fd: int
+) -> None:
     """The launcher's life. Returns when the rank has gone, or the guardian (the other end of `guard_fd`)."""
     # A copy: the rank shall see the end of `link_fd` only with the end of this process, when all tasks are dead.
     sock = socket.socket(fileno=os.dup(link_fd))
-    sock.sendall(os.getpid().to_bytes(_PID_BYTES, "little"))
+    try:
+        sock.sendall(os.getpid().to_bytes(_PID_BYTES, "little"))
+    except BrokenPipeError:
+        return  # it was interrupted already
+    for_tasks(os.environ)
     link = Link(sock)
     poll = select.poll()
     poll.register(link, select.POLLIN)
     poll.register(guard_fd, select.POLLIN)
-    messages = _receive(link, poll, guard_fd)
+    messages = _receive(link, poll, guard_fd, rank)
     while messages and isinstance(program := messages[0], RunProgram):
         link.send(ProgramEnded(_run(program)))
-        messages = messages[1:] or _receive(link, poll, guard_fd)
+        messages = messages[1:] or _receive(link, poll, guard_fd, rank)
     if not messages:
         return
     setup = messages.pop(0)
@@ -133,11 +163,12 @@ def serve(shared: Arena, link_fd: int, guard_fd: int) -> None:
     Watch(link, setup, shared, _signal_fd(signal.SIGCHLD, *STOP_SIGNALS), guard_fd).run(messages)
 
 
-def _receive(link: Link, poll: select.poll, guard_fd: int) -> list[LinkMessage]:
+def _receive(link: Link, poll: select.poll, guard_fd: int, rank: Rank) -> list[LinkMessage]:
     """Wait for messages; none when the rank or the guardian has gone."""
     messages: list[LinkMessage] = []
     while not messages and link.open:
-        if any(fd == guard_fd for fd, _ in poll.poll()):
+        ready = poll.poll(None if rank.parent is None else PARENT_LOOK_MS)
+        if any(fd == guard_fd for fd, _ in ready) or rank.end_without_parent():
             return []
         messages = link.receive()
     return messages

@@ -19,6 +19,7 @@ from pathlib import Path
 from typing import Any
 
 from mpifarm.errors import UsageError
+from mpifarm.handed_down import WITHHELD
 
 if sys.version_info >= (3, 11):
     import tomllib
@@ -63,6 +64,11 @@ def find_dsn(option: str | None, environ: Mapping[str, str], cwd: Path) -> Dsn:
         return Dsn(option, "--dsn")
     if environ.get("MPIFARM_DSN"):
         return Dsn(environ["MPIFARM_DSN"], "MPIFARM_DSN")
+    if environ.get(WITHHELD):
+        raise UsageError(
+            "this is a task, and its run does not hand its DSN down: start the run with --pass-dsn, or name the queue"
+            " with --dsn"
+        )
     for file in (*_project_files(cwd), user_file(environ)):
         dsn = _dsn_in(file, read_settings(file))
         if dsn:

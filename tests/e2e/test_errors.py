@@ -57,6 +57,27 @@ def test_singletons_are_told_from_a_world(farm: Farm) -> None:
     assert farm.report()["tasks"]["pending"] == 1
 
 
+def test_a_launcher_of_another_protocol_is_told_before_mpi_starts(farm: Farm) -> None:
+    """MPICH would abort with a page of its own when it finds the variables of PMIx."""
+    farm.submit(["true"])
+    environ = {"PMIX_NAMESPACE": "x", "OMPI_COMM_WORLD_SIZE": "2"}
+    copies = [farm.start("run", environ={**environ, "OMPI_COMM_WORLD_RANK": str(index)}) for index in range(2)]
+    said = [farm.finish(copy, code=3)[1] for copy in copies]
+    assert "--mpi=" in said[0] and "Abort" not in said[0]
+    assert said[1] == ""
+
+
+def test_a_task_does_not_see_the_dsn_of_its_run(farm: Farm) -> None:
+    dsn = farm.environ["MPIFARM_DSN"]
+    farm.submit(["env", "mpifarm report"])
+    farm.run("run", ranks=2)
+    assert dsn.encode() not in farm.output("1")
+    assert b"--pass-dsn" in farm.output("2", "job", "--stderr")
+    farm.submit(["env"], "asked")
+    farm.run("run", "--pass-dsn", "--dsn", dsn, ranks=2)
+    assert f"MPIFARM_DSN={dsn}\n".encode() in farm.output("1", "asked")
+
+
 def test_unwritable_output_directory(farm: Farm) -> None:
     farm.submit(["true"])
     missing = str(farm.cwd / "nowhere" / "deep")

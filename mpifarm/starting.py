@@ -1,0 +1,63 @@
+"""How processes of mpifarm start: from this very package, and quietly when interrupted before they can do anything.
+
+Imports nothing heavy: every rank begins here.
+"""
+
+from __future__ import annotations
+
+import os
+import signal
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+INTERRUPTED = 128 + 2
+"""The exit code, as a shell reports those who died of SIGINT."""
+
+
+def own_command(*words: str) -> list[str]:
+    """What starts `mpifarm WORDS` with this Python and this package. Not by `-m`, which looks in the working directory
+    first: a user's numpy.py, or mpifarm.py."""
+    return [sys.executable, str(Path(__file__).resolve().parent), *words]
+
+
+def leave() -> None:
+    """End at once, without a word."""
+    os._exit(INTERRUPTED)
+
+
+class Interrupts:
+    """SIGINT, until there is something that it should stop. Ignored where it is (nohup)."""
+
+    def __init__(self) -> None:
+        self.seen = False
+
+    def leave(self) -> None:
+        """From now on end at once: no traceback of imports."""
+        self._on(lambda *_: leave())
+
+    def remember(self) -> None:
+        """From now on take note in `seen`. In a world of several ranks none may leave while MPI starts: the others
+        would wait for it for ever, or mpiexec kill them with many words. All start, and all end in order."""
+        self._on(self._remember)
+
+    def _remember(self, *_: object) -> None:
+        self.seen = True
+
+    def _on(self, act: Callable[..., None]) -> None:
+        if signal.getsignal(signal.SIGINT) is not signal.SIG_IGN:
+            signal.signal(signal.SIGINT, act)
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, (signal.SIGINT,))  # `run --local` held it back
+
+
+@contextmanager
+def interruptible() -> Iterator[None]:
+    """Inside, SIGINT is a KeyboardInterrupt again, unless it is ignored."""
+    before = signal.getsignal(signal.SIGINT)
+    try:
+        if before is not signal.SIG_IGN:
+            signal.signal(signal.SIGINT, signal.default_int_handler)
+        yield
+    finally:
+        signal.signal(signal.SIGINT, before)
