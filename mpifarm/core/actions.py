@@ -6,6 +6,7 @@ And the events that are not messages: what the doors (queue, run file, launcher)
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from typing import NamedTuple
 
 from mpifarm.core.messages import Event, LinkMessage, Message, OpenFile, Output
 from mpifarm.core.model import LeaseId, RunId
@@ -14,8 +15,7 @@ from mpifarm.core.verbs import Batch, Grant, Order
 # --- actions ---------------------------------------------------------------------------------------------
 
 
-@dataclass(frozen=True, slots=True)
-class Send:
+class Send(NamedTuple):
     """To the role that `message` is for, on rank `to`."""
 
     to: int

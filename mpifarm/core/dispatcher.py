@@ -91,8 +91,8 @@ class Dispatcher:
         self.nodes_lost = 0
         self.file_path = ""
         self._run_open = self._file_open = False
-        self._recording = self._expiring = False
-        self._expired_at = self._recorded_at = now
+        self._recording = False
+        self._recorded_at = now
         # Of a short walltime half is for work, however long the grace.
         self._drain_at = terms.must_end_by - min(terms.grace_s, (terms.must_end_by - now) / 2)
         self._stopping = Stopping(terms, limits, now)
@@ -104,19 +104,17 @@ class Dispatcher:
     def handle(self, event: DispatcherEvent, now: float) -> list[Action]:
         if self.phase is Phase.DONE:
             return []
-        actions = self._take_in(event, now)
-        if self.phase is Phase.OPENING and self._run_open and self._file_open:
-            self.phase = Phase.WORKING
-            self._expiring = True
-            actions.append(AskExpire())
-        self._watch(now, actions)
+        actions: list[Action] = []
+        self._take_in(event, now, actions)
+        if now >= self._watch_at:
+            self._watch(now, actions)
         if self.phase is Phase.WORKING:
-            if not self._file_stuck:  # what cannot be written must not be started
-                actions += self._holding.deal()
+            if self._dealer.unmet and self._holding.stock and not self._file_stuck:
+                actions += self._holding.deal()  # what cannot be written must not be started
             self._lease(now, actions)
-        if self.phase in (Phase.WORKING, Phase.DRAINING):
+        if not (self._holding.stock or self.ledger.leases):
             self._end_if_over(now, actions)
-        if self.phase is not Phase.OPENING:
+        if not self._recording:
             self._record(now, actions)
         return actions
 
@@ -130,16 +128,14 @@ class Dispatcher:
 
     # --- events ----------------------------------------------------------------------------------------------
 
-    def _take_in(self, event: DispatcherEvent, now: float) -> list[Action]:
-        actions: list[Action] = []
+    def _take_in(self, event: DispatcherEvent, now: float, actions: list[Action]) -> None:
         match event:
             case Want(rank):
                 if self._dealer.hear(rank, now):
                     self._dealer.want(event)
             case RecorderAlive():
                 self._recorder_heard_at = now
-            case Durable(rank):
-                self._dealer.hear(rank, now)
+            case Durable():
                 self._leasing.ran(self.ledger.end(event), self.ledger.busy_s, now)
                 self._file_stuck = False
             case Unstarted(rank, spans):
@@ -149,6 +145,8 @@ class Dispatcher:
             case Granted(grant):
                 self._queue_down_s = 0.0
                 self._leasing.granted(grant, now)
+                if grant.blocks:
+                    self._idleness.work()
                 actions += self._holding.grant(grant, keep=self.phase is Phase.WORKING)
             case Recorded(batch, refused):
                 self._recording = False
@@ -159,7 +157,7 @@ class Dispatcher:
                     self._holding.refuse(lease)
                     actions.append(Say(f"lease {lease} was taken back by the queue; its late outcomes are dropped"))
             case Expired(tasks):
-                self._expiring = False
+                self._leasing.expiring = False
                 if tasks:
                     self._leasing.stir()
                     actions.append(Say(f"took back {tasks:,} tasks of runs that died"))
@@ -169,10 +167,12 @@ class Dispatcher:
             case RunOpened(_, file):
                 self._run_open = True
                 actions.append(Send(self._recorder, file))
+                self._begin(actions)
             case FileOpened(path):
                 self._file_open = True
                 self.file_path = path
                 actions.append(AskName(path))
+                self._begin(actions)
             case Note(_, text):
                 actions.append(Say(text))
             case LauncherLost(rank, reason, begun):
@@ -195,19 +195,22 @@ class Dispatcher:
                 self._finish(actions)
             case Tick():
                 pass
-        return actions
+
+    def _begin(self, actions: list[Action]) -> None:
+        if self.phase is Phase.OPENING and self._run_open and self._file_open:
+            self.phase = Phase.WORKING
+            self._leasing.expiring = True
+            actions.append(AskExpire())
 
     # --- leaders ---------------------------------------------------------------------------------------------
 
     def _watch(self, now: float, actions: list[Action]) -> None:
         """Leaders that fell silent, and a drain that a leader does not answer."""
-        if now < self._watch_at:
-            return
         if now >= self._drain_at and self._stopping.until == inf:
             left_s = max(0.0, self._terms.must_end_by - now)
             self._drain(min(self._terms.grace_s, left_s), "the time of this run is nearly over", now, actions)
         asleep_s = now - self._watch_at
-        self._watch_at = now + 1.0  # a look at every leader: not with every event
+        self._watch_at = now + 1.0
         if asleep_s > self._limits.leader_beat_s:  # we were frozen, and deaf: the silence may be ours
             self._dealer.forgive(asleep_s)
             self._recorder_heard_at += asleep_s
@@ -219,20 +222,21 @@ class Dispatcher:
         for rank, seconds in self._dealer.silent(now, self._limits.leader_lost_s):
             self._lose(rank, f"silent for {seconds:.0f} s", now, actions)
         if now > self._stopping.until:
-            for rank in self._dealer.ranks:
-                if self.ledger.holds(rank):
-                    self._lose(rank, "did not end its tasks in time", now, actions)
+            for rank in self.ledger.holders:
+                self._lose(rank, "did not end its tasks in time", now, actions)
+        if self.phase is Phase.WORKING and self._leasing.expire(now):
+            actions.append(AskExpire())
 
     def _lose(
         self, rank: int, reason: str, now: float, actions: list[Action], begun: Collection[LeasedTask] | None = None
     ) -> None:
         """begun: what ran there; None: nobody can tell."""
-        if rank not in self._dealer.ranks:
+        if not self._dealer.knows(rank):
             return
         self.nodes_lost += 1
         tasks = self._holding.lose(rank, begun, now)
         actions.append(Say(f"node of rank {rank} is lost: {reason}; it held {tasks:,} tasks"))
-        if not self._dealer.ranks and self.phase in (Phase.OPENING, Phase.WORKING):
+        if self._dealer.empty and self.phase in (Phase.OPENING, Phase.WORKING):
             self._error = (f"no node is left: {reason}", 3)
             self.phase = Phase.DRAINING
 
@@ -249,10 +253,8 @@ class Dispatcher:
     # --- queue -----------------------------------------------------------------------------------------------
 
     def _lease(self, now: float, actions: list[Action]) -> None:
-        if not self._expiring and now - self._expired_at > self._limits.lease_s / 4:
-            self._expiring = True
-            self._expired_at = now
-            actions.append(AskExpire())
+        if self._leasing.needless(self._dealer.unmet, self._holding.stock, now):
+            return
         tasks = self._leasing.tasks(
             slots=self._dealer.slots,
             unmet=self._dealer.unmet,
@@ -276,7 +278,7 @@ class Dispatcher:
     def _record(self, now: float, actions: list[Action]) -> None:
         """One record under way at a time; small ones wait a moment for company, unless nothing else is left."""
         waiting = self.ledger.unrecorded
-        if self._recording or not waiting:
+        if not waiting or self.phase is Phase.OPENING:
             return
         due = now - self._recorded_at >= self._limits.record_every_s
         if due or waiting >= self._limits.record_tasks_max or not self.ledger.leases:
@@ -313,16 +315,14 @@ class Dispatcher:
         self.phase = Phase.DRAINING
         self._stopping.begin(grace_s, now, self.ledger)
         self._holding.give_back_stock()
-        running = self.ledger.tasks_out
         may = "may end" if grace_s == inf else f"have {duration(grace_s)} to end"
-        actions.append(Say(f"{why}: nothing new starts; {running:,} dealt tasks {may}"))
+        actions.append(Say(f"{why}: nothing new starts; {self.ledger.tasks_out:,} dealt tasks {may}"))
         actions.extend(Send(rank, Stop(grace_s)) for rank in self._dealer.ranks)
 
     def _end_if_over(self, now: float, actions: list[Action]) -> None:
-        if self._holding.stock or self.ledger.leases:
-            self._idleness.work()
-            return
-        if self.ledger.unrecorded or self._recording or self._leasing.asking or self._expiring:
+        """Nothing is held."""
+        over = self.phase not in (Phase.WORKING, Phase.DRAINING)
+        if over or self.ledger.unrecorded or self._recording or self._leasing.busy:
             return
         if self.phase is Phase.WORKING and self._budget > 0 and not self._leave_idle(now, actions):
             return

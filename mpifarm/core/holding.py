@@ -72,7 +72,7 @@ class Holding:
         held = self.ledger.cancel(order)
         stock = self.dealer.stock.cancel(*order)
         self._put_back(stock)
-        ranks = [rank for rank in self.dealer.ranks if rank in held]
+        ranks = [rank for rank in held if self.dealer.knows(rank)]
         actions: list[Action] = [Send(rank, Cancel(tuple(held[rank]))) for rank in ranks]
         tasks = sum(len(block.tasks) for block in stock) + sum(hi - lo for rank in ranks for _, lo, hi in held[rank])
         if tasks and order not in self._told:

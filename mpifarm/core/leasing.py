@@ -26,9 +26,16 @@ class Leasing:
         self._ran_s = 0.0  # core seconds of theirs, forgotten slowly
         self._cpus_per_task = 1.0
         self._answer_s = 0.0
-        self._asked_at = self._answered_at = self._work_at = now
+        self._asked_at = self._work_at = now
+        self._ask_at = now
+        """Not before; an empty queue is asked less and less often."""
+        self._ahead: int | None = None
+        """What should lie in stock, at most; None: must be reckoned anew."""
         self._others_slots = 0
         self.asking = False
+        self.expiring = False
+        """What dead runs held is being taken back."""
+        self._expired_at = now
         self.dry: Grant | None = None
         """The last answer, when it brought nothing and nothing has happened since that may bring something."""
         self.ready_left = 0
@@ -46,6 +53,7 @@ class Leasing:
         core_s, self._busy_s = busy_s - self._busy_s, busy_s
         if not tasks:
             return
+        self._ahead = None
         self._rate.add(tasks, now)
         if self._ran > 100:
             self._ran, self._ran_s = self._ran // 2, self._ran_s / 2
@@ -55,7 +63,7 @@ class Leasing:
     def granted(self, grant: Grant, now: float) -> None:
         self.asking = False
         self._answer_s += _WEIGHT * (now - self._asked_at - self._answer_s)
-        self._answered_at = now
+        self._ahead = None
         self.ready_left = grant.ready_left
         self.more_left = "ready_left" in grant.at_least
         self._others_slots = grant.others_slots
@@ -68,21 +76,44 @@ class Leasing:
             mean = sum(width * count for width, count in cpus) / sum(count for _, count in cpus)
             self._cpus_per_task += _WEIGHT * (mean - self._cpus_per_task)
         self.dry = None if grant.blocks else grant
+        poll_s = self._limits.idle_poll_s + (now - self._work_at) / 20
+        self._ask_at = now if grant.blocks else now + min(poll_s, self._limits.idle_poll_max_s)
 
     def stir(self) -> None:
         """Something may be claimable now: the last answer counts no more."""
         self.dry = None
+        self._ask_at = 0.0
+
+    @property
+    def busy(self) -> bool:
+        """An answer is under way that may bring work."""
+        return self.asking or self.expiring
+
+    def expire(self, now: float) -> bool:
+        """Whether to take back what dead runs held now; it is noted as being done."""
+        if self.expiring or now - self._expired_at <= self._limits.lease_s / 4:
+            return False
+        self.expiring = True
+        self._expired_at = now
+        return True
+
+    def needless(self, unmet: int, stock: int, now: float) -> bool:
+        """Whether `tasks` would say 0 for sure: told at little cost, with every event."""
+        if self.asking or now < self._ask_at:
+            return True
+        return not unmet and self._ahead is not None and stock > self._ahead // 2
 
     def tasks(self, *, slots: int, unmet: int, stock: int, out: int, left_s: float, now: float) -> int:
         """How many to ask for now; 0: none. unmet: cores' worth of work that leaders want and did not get; out: tasks
         they hold; left_s: seconds in which tasks may start."""
-        if self.asking or now - self._answered_at < self._poll_s(now):
+        if self.asking or now < self._ask_at:
             return 0
         horizon_s = min(self._limits.stock_s + 2 * self._answer_s, max(left_s, 0.0))
         left = 0 if self.more_left else self.ready_left
         width = max(1, round(self._cpus_per_task))
+        self._ahead = int(self._per_s(slots) * horizon_s)
         tasks = lease_tasks(
-            ahead=int(self._per_s(slots) * horizon_s),
+            ahead=self._ahead,
             asked=-(-unmet // width),
             stock=stock,
             backlog=max(0, out - slots // width),
@@ -100,9 +131,3 @@ class Leasing:
         if not self._ran_s:
             return self._rate.per_s
         return min(self._rate.per_s, slots * self._ran / self._ran_s)
-
-    def _poll_s(self, now: float) -> float:
-        if self.dry is None:
-            return 0.0
-        longest = self._limits.idle_poll_max_s
-        return min(self._limits.idle_poll_s + (now - self._work_at) / 20, longest)

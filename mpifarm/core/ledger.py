@@ -12,6 +12,7 @@ from collections import Counter
 from collections.abc import Collection, Iterable, Iterator
 
 from mpifarm.core.job import JobText, Policy
+from mpifarm.core.lease import Dealt, Lease, split
 from mpifarm.core.messages import Durable
 from mpifarm.core.model import Block, FailureClass, JobId, LeaseId, Span, State
 from mpifarm.core.retries import failed_runs_again, lost_runs_again
@@ -20,70 +21,19 @@ from mpifarm.core.verbs import Batch, CancelTasks, Outcome, Return
 
 LeasedTask = tuple[int, int]
 """Lease and task."""
-_Key = tuple[LeaseId, int]
 LeaseRange = tuple[LeaseId, int, int]
 """Tasks `[lo, hi)` of a lease."""
-
-
-class _Dealt:
-    """One block in one leader's hands; shared by the entries of all its tasks."""
-
-    __slots__ = ("block", "rank")
-
-    def __init__(self, rank: int, block: Block) -> None:
-        self.rank = rank
-        self.block = block
-
-
-class _Lease:
-    """What is left of a lease."""
-
-    __slots__ = ("block", "cancelled", "left", "unstarted")
-
-    def __init__(self, block: Block) -> None:
-        self.block = block
-        self.left = len(block.tasks)
-        """Tasks that are not resolved."""
-        self.unstarted: list[Span] = []
-        """They go back when the lease is done: until then its row answers for them, should this run die."""
-        self.cancelled: list[tuple[int, int]] = []
-        """Ranges, sorted and apart."""
-
-    def cancel(self, lo: int, hi: int) -> None:
-        ranges = sorted([*self.cancelled, (lo, hi)])
-        self.cancelled = ranges[:1]
-        for lo, hi in ranges[1:]:
-            last_lo, last_hi = self.cancelled[-1]
-            if lo <= last_hi:
-                self.cancelled[-1] = last_lo, max(hi, last_hi)
-            else:
-                self.cancelled.append((lo, hi))
-
-    def is_cancelled(self, task: int) -> bool:
-        return bool(self.cancelled) and any(lo <= task < hi for lo, hi in self.cancelled)
-
-
-def _split(span: Span, ranges: Iterable[tuple[int, int]]) -> Iterator[tuple[Span, bool]]:
-    """The span in pieces, and whether each lies in one of the sorted ranges."""
-    lo = span.lo
-    for range_lo, range_hi in ranges:
-        cut_lo, cut_hi = max(lo, range_lo), min(span.hi, range_hi)
-        if cut_lo >= cut_hi:
-            continue
-        if lo < cut_lo:
-            yield span._replace(lo=lo, hi=cut_lo), False
-        yield span._replace(lo=cut_lo, hi=cut_hi), True
-        lo = cut_hi
-    if lo < span.hi:
-        yield span._replace(lo=lo), False
 
 
 class Ledger:
     """Every leased task of the run, exactly once."""
 
     def __init__(self) -> None:
-        self._out: dict[_Key, _Dealt] = {}
-        self._leases: dict[LeaseId, _Lease] = {}
+        self._leases: dict[LeaseId, Lease] = {}
+        self._hands: dict[int, dict[Dealt, None]] = {}
+        """By rank, in the order in which they were dealt; what is all resolved is gone."""
+        self.tasks_out = 0
+        """Tasks in leaders' hands."""
         self._policies: dict[JobId, Policy] = {}
         self._batch = Batch()
         self._returned: list[tuple[Return, Outcome | None]] = []
@@ -98,11 +48,6 @@ class Ledger:
         """Attempts that ended, however, and those of refused leases, which may have begun."""
         self.busy_s = 0.0
         """Core seconds of attempts that ended."""
-
-    @property
-    def tasks_out(self) -> int:
-        """Tasks in leaders' hands."""
-        return len(self._out)
 
     @property
     def leases(self) -> int:
@@ -126,37 +71,56 @@ class Ledger:
     def lease(self, block: Block) -> None:
         """A block was leased; its tasks are in stock."""
         assert block.lease not in self._leases
-        self._leases[block.lease] = _Lease(block)
+        self._leases[block.lease] = Lease(block)
 
     def deal(self, rank: int, block: Block) -> None:
         """Tasks went from stock to a leader."""
-        dealt = _Dealt(rank, block)
-        lease = block.lease
-        self._out.update(((lease, task), dealt) for task in range(block.lo, block.hi))
+        dealt = Dealt(rank, block)
+        self._hands.setdefault(rank, {})[dealt] = None
+        self._leases[block.lease].out.update(dict.fromkeys(range(block.lo, block.hi), dealt))
+        self.tasks_out += dealt.left
+
+    def is_out(self, lease: LeaseId, task: int) -> bool:
+        """Whether a leader has it."""
+        return lease in self._leases and task in self._leases[lease].out
+
+    def _take_back(self, lease: Lease, task: int) -> Block | None:
+        """Out of the hands of its leader: the block it was dealt with. None: no leader has it."""
+        dealt = lease.out.pop(task, None)
+        if dealt is None:
+            return None
+        self.tasks_out -= 1
+        dealt.left -= 1
+        if not dealt.left:
+            hand = self._hands[dealt.rank]
+            del hand[dealt]
+            if not hand:
+                del self._hands[dealt.rank]
+        return dealt.block
 
     # --- ends ------------------------------------------------------------------------------------------------
 
     def end(self, durable: Durable) -> int:
         """Outcomes whose bytes are on disk. Returns how many were believed."""
-        believed = 0
+        leases, tails = self._leases, durable.tails
+        begun = self.begun
         for file_row, row in enumerate(unpack_rows(durable.rows), durable.first_row):
-            dealt = self._out.get((row.lease, row.task))
-            if dealt is None or dealt.block.attempt != row.attempt:
+            lease = leases.get(row.lease)
+            dealt = lease.out.get(row.task) if lease else None
+            if lease is None or dealt is None or dealt.block.attempt != row.attempt:
                 continue
-            believed += 1
-            del self._out[row.lease, row.task]
-            self._believe(dealt.block, (row, file_row, durable.tails.get((row.lease, row.task))))
-        return believed
+            self._take_back(lease, row.task)
+            self._believe(lease, dealt.block, (row, file_row, tails.get((row.lease, row.task)) if tails else None))
+        return self.begun - begun
 
-    def _believe(self, block: Block, outcome: Outcome) -> None:
+    def _believe(self, lease: Lease, block: Block, outcome: Outcome) -> None:
         row = outcome[0]
-        state = State(row.state)
         self.begun += 1
         self.busy_s += (row.ended - row.started) * row.cpus
-        if state is State.SUCCEEDED or not self._returned_instead(block, state, outcome):
-            self.ended[state] += 1
+        if row.state == State.SUCCEEDED or not self._returned_instead(block, State(row.state), outcome):
+            self.ended[State(row.state)] += 1
             self._batch.outcomes.append(outcome)
-        self._resolve(row.lease, 1)
+        self._resolve(lease, 1)
 
     def _returned_instead(self, block: Block, state: State, outcome: Outcome) -> bool:
         """Whether the task has not ended with this attempt."""
@@ -188,9 +152,12 @@ class Ledger:
 
     def unstarted(self, span: Span) -> None:
         """Tasks that a leader gives back without having started them."""
+        lease = self._leases.get(span.lease)
+        if lease is None:
+            return  # it was refused meanwhile
         for task in range(span.lo, span.hi):
-            if self._out.pop((span.lease, task), None) is None:
-                return  # the lease was refused meanwhile
+            if self._take_back(lease, task) is None:
+                return
         self.put_back(span)
 
     def put_back(self, span: Span) -> None:
@@ -198,42 +165,51 @@ class Ledger:
         lease = self._leases.get(span.lease)
         if lease is not None:
             self._set_aside(lease, span)
-            self._resolve(span.lease, span.hi - span.lo)
+            self._resolve(lease, span.hi - span.lo)
 
-    def _set_aside(self, lease: _Lease, span: Span) -> None:
-        for piece, cancelled in _split(span, lease.cancelled):
+    def _set_aside(self, lease: Lease, span: Span) -> None:
+        for piece, cancelled in split(span, lease.cancelled):
             if cancelled:
                 self.ended[State.CANCELLED] += piece.hi - piece.lo
                 self._returned.append((Return(piece, FailureClass.CANCELLED), None))
             else:
                 lease.unstarted.append(piece)
 
-    def holds(self, rank: int) -> bool:
-        return any(dealt.rank == rank for dealt in self._out.values())
+    @property
+    def holders(self) -> list[int]:
+        """Ranks of the leaders that hold tasks."""
+        return list(self._hands)
+
+    def _in_hand(self, rank: int) -> Iterator[tuple[Lease, int, Block]]:
+        """What a leader holds, in the order in which it was dealt."""
+        for dealt in list(self._hands.get(rank, ())):
+            lease = self._leases[dealt.block.lease]
+            for task in range(dealt.block.lo, dealt.block.hi):
+                if lease.out.get(task) is dealt:
+                    yield lease, task, dealt.block
 
     def first_dealt(self, rank: int, cpus: int) -> set[LeasedTask]:
         """Of what a leader holds, as much as so many cores run at once: a node begins in the order it was dealt."""
         first: set[LeasedTask] = set()
-        for key, dealt in self._out.items():
+        for _, task, block in self._in_hand(rank):
             if cpus <= 0:
                 break
-            if dealt.rank == rank:
-                first.add(key)
-                cpus -= dealt.block.needs.cpus
+            first.add((block.lease, task))
+            cpus -= block.needs.cpus
         return first
 
     def lose(self, rank: int, node: int, begun: Collection[LeasedTask], now: float) -> int:
         """A leader is gone: whatever it held runs again as a new attempt, unless it was lost too often. Returns the
         number of tasks. `node`: its number; `begun`: what ran there, and may have been the cause; `now`: Unix seconds.
         """
-        lost = [(key, dealt.block) for key, dealt in self._out.items() if dealt.rank == rank]
-        for (lease, task), block in lost:
-            del self._out[lease, task]
+        lost = list(self._in_hand(rank))
+        for lease, task, block in lost:
+            self._take_back(lease, task)
             self.begun += 1
             row = _lost_row(block, task, node, now)
             outcome: Outcome = (row, None, None)
-            cancelled = self._leases[lease].is_cancelled(task)
-            crashes = 1 if (lease, task) in begun else 0
+            cancelled = lease.is_cancelled(task)
+            crashes = 1 if (block.lease, task) in begun else 0
             policy = self._policies.get(block.job, Policy())
             if cancelled or not crashes or lost_runs_again(policy, block.crashes + crashes):
                 part = Return(_again(block, task, crashes=crashes), FailureClass.LOST)
@@ -246,18 +222,19 @@ class Ledger:
 
     def refuse(self, lease: LeaseId) -> None:
         """The queue took this lease back (we were taken for dead): nothing of it is ours any more."""
-        if self._leases.pop(lease, None) is not None:
-            for key in [key for key in self._out if key[0] == lease]:
-                del self._out[key]
+        refused = self._leases.get(lease)
+        if refused is not None:
+            for task in list(refused.out):
+                self._take_back(refused, task)
                 self.begun += 1  # for all we know: its end, if it comes, will not be believed
+            del self._leases[lease]
 
-    def _resolve(self, number: LeaseId, tasks: int) -> None:
-        lease = self._leases[number]
+    def _resolve(self, lease: Lease, tasks: int) -> None:
         lease.left -= tasks
         assert lease.left >= 0
         if not lease.left:
-            del self._leases[number]
-            self._batch.done.append(number)
+            del self._leases[lease.block.lease]
+            self._batch.done.append(lease.block.lease)
             self.unbegun += sum(span.hi - span.lo for span in lease.unstarted)
             self._returned.extend((Return(span, FailureClass.NONE), None) for span in lease.unstarted)
 
@@ -276,7 +253,7 @@ class Ledger:
             for span in spans:
                 self._set_aside(lease, span)
             for task in range(lo, hi):
-                dealt = self._out.get((number, task))
+                dealt = lease.out.get(task)
                 if dealt is not None:
                     ranges = held.setdefault(dealt.rank, [])
                     if ranges and ranges[-1][0] == number and ranges[-1][2] == task:
@@ -293,7 +270,7 @@ class Ledger:
             if part.span.job != order.job or part.failure is FailureClass.CANCELLED:
                 self._returned.append((part, outcome))
                 continue
-            for span, cancelled in _split(part.span, [(order.lo, order.hi)]):
+            for span, cancelled in split(part.span, [(order.lo, order.hi)]):
                 if not cancelled:
                     self._returned.append((part._replace(span=span), outcome))
                 elif outcome is None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from enum import IntEnum
 from typing import NamedTuple, NewType
 
@@ -77,8 +77,7 @@ class TaskText(NamedTuple):
     entry: bytes | None = None
 
 
-@dataclass(frozen=True, slots=True)
-class Block:
+class Block(NamedTuple):
     """Tasks `[lo, lo + len(tasks))` of one job, kind and lease that need the same; the first task is number 1."""
 
     lease: LeaseId
@@ -98,12 +97,19 @@ class Block:
         """One past the last task number."""
         return self.lo + len(self.tasks)
 
+    def part(self, first: int, count: int) -> Block:
+        """`count` tasks after the first `first`."""
+        tasks = self.tasks[first : first + count]
+        return Block(
+            self.lease, self.job, self.attempt, self.needs, self.lo + first, tasks, self.fails, self.crashes, self.kind
+        )
+
     def head(self, count: int) -> Block:
-        return replace(self, tasks=self.tasks[:count])
+        return self.part(0, count)
 
     def tail(self, count: int) -> Block:
         """What `head(count)` leaves."""
-        return replace(self, lo=self.lo + count, tasks=self.tasks[count:])
+        return self.part(count, len(self.tasks))
 
 
 class AttemptKey(NamedTuple):

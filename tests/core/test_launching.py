@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
 from math import inf
 
 import pytest
@@ -20,7 +19,7 @@ def block(lo: int, count: int, cpus: int = 1, limit_s: float = 0.0) -> Block:
 
 
 def suspects(lo: int, count: int) -> Block:
-    return replace(block(lo, count), crashes=SUSPECT_CRASHES)
+    return block(lo, count)._replace(crashes=SUSPECT_CRASHES)
 
 
 def take_all(launching: Launching, now: float = 0.0) -> list[int]:

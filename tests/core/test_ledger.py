@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
-
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -116,7 +114,7 @@ def test_only_what_had_begun_is_charged_with_a_lost_launcher() -> None:
 
 
 def test_where_nobody_can_tell_what_had_begun_it_is_what_was_dealt_first() -> None:
-    first, wide, last = block(1, 3), replace(block(10, 1, 2), needs=Needs(4)), block(20, 3, 3)
+    first, wide, last = block(1, 3), block(10, 1, 2)._replace(needs=Needs(4)), block(20, 3, 3)
     made = ledger(Policy(), first, wide, last)
     assert made.first_dealt(RANK, 4) == {(1, 1), (1, 2), (1, 3), (2, 10)}
     assert made.first_dealt(RANK, 2) == {(1, 1), (1, 2)}
@@ -234,7 +232,7 @@ def test_each_task_is_resolved_once_and_what_is_cancelled_never_runs_again(steps
                 made.unstarted(Span(part.lease, JOB, task, task + 1, 1, part.fails, part.crashes))
             case "lose":
                 made.lose(number % 2, 0, made.first_dealt(number % 2, number % 5), 0.0)
-                out = [(part, task) for part, task in out if (part.lease, task) in made._out]
+                out = [(part, task) for part, task in out if made.is_out(part.lease, task)]
             case "cancel" | "again":
                 lo, hi = 1 + number % 9, 1 + number % 9 + count
                 made.cancel(CancelTasks(JOB, lo, hi))

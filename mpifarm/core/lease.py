@@ -1,0 +1,64 @@
+"""One lease of a run, and what of it is in whose hands: the pages of the ledger. Pure."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+
+from mpifarm.core.model import Block, Span
+
+
+class Dealt:
+    """One block in one leader's hands; shared by the entries of all its tasks."""
+
+    __slots__ = ("block", "left", "rank")
+
+    def __init__(self, rank: int, block: Block) -> None:
+        self.rank = rank
+        self.block = block
+        self.left = len(block.tasks)
+        """Tasks that are still in these hands."""
+
+
+class Lease:
+    """What is left of a lease."""
+
+    __slots__ = ("block", "cancelled", "left", "out", "unstarted")
+
+    def __init__(self, block: Block) -> None:
+        self.block = block
+        self.left = len(block.tasks)
+        """Tasks that are not resolved."""
+        self.out: dict[int, Dealt] = {}
+        """Of each task in a leader's hands, with what it was dealt."""
+        self.unstarted: list[Span] = []
+        """They go back when the lease is done: until then its row answers for them, should this run die."""
+        self.cancelled: list[tuple[int, int]] = []
+        """Ranges, sorted and apart."""
+
+    def cancel(self, lo: int, hi: int) -> None:
+        ranges = sorted([*self.cancelled, (lo, hi)])
+        self.cancelled = ranges[:1]
+        for lo, hi in ranges[1:]:
+            last_lo, last_hi = self.cancelled[-1]
+            if lo <= last_hi:
+                self.cancelled[-1] = last_lo, max(hi, last_hi)
+            else:
+                self.cancelled.append((lo, hi))
+
+    def is_cancelled(self, task: int) -> bool:
+        return bool(self.cancelled) and any(lo <= task < hi for lo, hi in self.cancelled)
+
+
+def split(span: Span, ranges: Iterable[tuple[int, int]]) -> Iterator[tuple[Span, bool]]:
+    """The span in pieces, and whether each lies in one of the sorted ranges."""
+    lo = span.lo
+    for range_lo, range_hi in ranges:
+        cut_lo, cut_hi = max(lo, range_lo), min(span.hi, range_hi)
+        if cut_lo >= cut_hi:
+            continue
+        if lo < cut_lo:
+            yield span._replace(lo=lo, hi=cut_lo), False
+        yield span._replace(lo=cut_lo, hi=cut_hi), True
+        lo = cut_hi
+    if lo < span.hi:
+        yield span._replace(lo=lo), False
