@@ -41,6 +41,12 @@ def promised(environ: Mapping[str, str]) -> Promised:
     return Promised(1, 0, True)
 
 
+def has_parent(environ: Mapping[str, str]) -> bool:
+    """Whether the parent of this process is such a launcher, whose death is that of all it started: also of a single
+    rank, where it is plain that it was started as one."""
+    return promised(environ).ranks > 1 or HYDRA in environ or PMIX in environ
+
+
 def speaks_in_vain(environ: Mapping[str, str], library: str, knows_pmix: bool) -> bool:
     """Whether the launcher speaks a protocol that this MPI library (by its name) does not: it would abort, or N ranks
     be N worlds of one."""

@@ -164,9 +164,10 @@ class Loop:
                 self._events.append((Role.LEADER, said))
             if not self._launcher.alive:
                 self._epoll.unregister(self._launcher.fileno())
-                begun = self._launcher.arena.begun.all()
+                marks = self._launcher.arena.begun
+                gone = LauncherGone("see the messages above", marks.all(), *marks.recent())
                 self._launcher = None
-                self._events.append((Role.LEADER, LauncherGone("see the messages above", begun)))
+                self._events.append((Role.LEADER, gone))
 
     def _deliver(self, message: Message) -> None:
         if isinstance(message, Exit):

@@ -37,10 +37,10 @@ from mpifarm.errors import FarmError, SiteError
 from mpifarm.handed_down import withhold
 from mpifarm.launch import arena
 from mpifarm.launch.launcher import Launcher, fork_launcher
-from mpifarm.launched import promised
+from mpifarm.launched import has_parent, promised
 from mpifarm.loop import Loop, Silent
 from mpifarm.output_doors import FileDoor, PackDoor, unused
-from mpifarm.starting import INTERRUPTED, Interrupts, interruptible
+from mpifarm.starting import INTERRUPTED, Interrupts, interruptible, live_with
 from mpifarm.striping import Made, make_striped
 
 if TYPE_CHECKING:
@@ -82,8 +82,8 @@ class Plan:
 
 def main(words: CommandLine, interrupts: Interrupts) -> int:
     """One rank of `mpifarm run`. Returns the exit code."""
-    told = promised(os.environ)
-    launcher = fork_launcher(partial(withhold, words.argv), with_parent=told.ranks > 1)
+    told, parent = promised(os.environ), os.getppid() if has_parent(os.environ) else None
+    launcher = fork_launcher(partial(withhold, words.argv), parent=parent)
     try:
         from mpifarm.comm import World
 
@@ -92,6 +92,7 @@ def main(words: CommandLine, interrupts: Interrupts) -> int:
         allocation = find_allocation(os.environ, ask=first)
         world = World()
         interrupts.remember()
+        live_with(parent)
     except FarmError as error:
         launcher.close()
         if str(error):
@@ -189,12 +190,9 @@ def _work(world: World, launcher: Launcher, interrupts: Interrupts, plan: Plan, 
     loop.run()
     ended_at = time.time()
     launcher.close()
-    if queue_door is not None:
-        queue_door.leave(timeout_s=5.0)
-    if pack_door is not None:
-        pack_door.leave(timeout_s=5.0)
-    if file_door is not None:
-        file_door.leave(timeout_s=30.0)
+    for door, timeout_s in ((queue_door, 5.0), (pack_door, 5.0), (file_door, 30.0)):
+        if door is not None:
+            door.leave(timeout_s=timeout_s)
     code = 0
     if session is not None and loop.finished is not None:
         code = session.end(loop.finished, ended_at)

@@ -8,12 +8,15 @@ from __future__ import annotations
 import os
 import signal
 import sys
+import threading
+import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
 INTERRUPTED = 128 + 2
 """The exit code, as a shell reports those who died of SIGINT."""
+_LOOK_EVERY_S = 1.0
 
 
 def own_command(*words: str) -> list[str]:
@@ -49,6 +52,21 @@ class Interrupts:
         if signal.getsignal(signal.SIGINT) is not signal.SIG_IGN:
             signal.signal(signal.SIGINT, act)
         signal.pthread_sigmask(signal.SIG_UNBLOCK, (signal.SIGINT,))  # `run --local` held it back
+
+
+def live_with(parent: int | None) -> None:
+    """From now on end as by kill -9 when this process loses its parent, which started the other ranks, too: whoever
+    could have told it of their end, or have ended it, has gone. By a thread, since it may be waiting for them in MPI.
+    None: it may live on."""
+    if parent is None:
+        return
+
+    def watch() -> None:
+        while os.getppid() == parent:
+            time.sleep(_LOOK_EVERY_S)
+        os.kill(os.getpid(), signal.SIGKILL)
+
+    threading.Thread(target=watch, name="parent", daemon=True).start()
 
 
 @contextmanager

@@ -192,3 +192,6 @@ class LauncherGone:
     reason: str
     begun: tuple[tuple[int, int], ...] = ()
     """(lease, task) of what it had begun and had not seen end."""
+    count: int = 0
+    recent: tuple[tuple[int, int], ...] = ()
+    """How many it has ever begun, and the last of them, ended or not."""

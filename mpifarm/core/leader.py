@@ -55,6 +55,7 @@ class Leader:
         self._received = 0  # cpus dealt to this node, ever
         self._busy = 0  # cpus of attempts dealt and not ended
         self._attempts = 0
+        self._ended = 0  # attempts, ever
         self._asked_at = float("-inf")
         self._asked_for = 0
         self._stopping = False
@@ -107,7 +108,8 @@ class Leader:
             case LauncherGone(reason, begun):
                 self._lost = True
                 self._gathering.close()
-                actions.append(Send(DISPATCHER, Unstarted(self._rank, self._hand.unbegun(begun))))
+                if event.count - self._ended <= len(event.recent):  # else it may have begun what nobody knows of
+                    actions.append(Send(DISPATCHER, Unstarted(self._rank, self._hand.unbegun(event.recent))))
                 actions.append(Send(DISPATCHER, LauncherLost(self._rank, reason, begun)))
             case Tick():
                 pass
@@ -125,6 +127,7 @@ class Leader:
     def _end(self, attempt: EndedAttempt) -> None:
         self._busy -= attempt.cpus
         self._attempts -= 1
+        self._ended += 1
         self._hand.end(attempt.lease, attempt.task)
         self._pace.add(attempt.ended - attempt.started)
         self._gathering.end(attempt)

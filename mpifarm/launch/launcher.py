@@ -97,16 +97,16 @@ class Launcher:
 
 
 def fork_launcher(
-    for_tasks: Callable[[MutableMapping[str, str]], None] = lambda _: None, *, with_parent: bool = False
+    for_tasks: Callable[[MutableMapping[str, str]], None] = lambda _: None, *, parent: int | None = None
 ) -> Launcher:
     """Fork guardian and launcher. Raises SiteError when they do not come up.
 
-    `for_tasks` makes an environment fit for tasks. `with_parent`: until tasks may come, the death of our parent, which
+    `for_tasks` makes an environment fit for tasks. `parent`: until tasks may come, the death of our parent, which
     started other ranks too, is ours: MPI starts together or waits for ever, and this process cannot look up from it.
     """
     ours, theirs = socket.socketpair()
     shared = arena.create()
-    rank = Rank(os.getpid(), os.getppid() if with_parent else None)
+    rank = Rank(os.getpid(), parent)
     guardian = fork_guarded(theirs.fileno(), partial(serve, shared, rank, for_tasks))
     theirs.close()
     ours.settimeout(START_TIMEOUT_S)

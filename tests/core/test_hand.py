@@ -8,6 +8,8 @@ from mpifarm.core.leader import Leader
 from mpifarm.core.messages import Deal, LauncherLost, NotStarted, Unstarted
 from mpifarm.core.model import Block, JobId, LeaseId, Limits, NodeShape, Span, TaskText
 from mpifarm.core.needs import Needs
+from mpifarm.launch import begun
+from mpifarm.launch.begun import Begun
 
 
 def block(lease: int, lo: int, count: int) -> Block:
@@ -34,6 +36,26 @@ def test_a_leader_gives_back_what_its_lost_launcher_had_not_begun() -> None:
     leader = Leader(4, NodeShape("n", (0, 1), 2), 0, 0, Limits())
     leader.handle(Deal((), (block(1, 1, 9),)), 0.0)
     leader.handle(NotStarted((span(1, 8, 10),), 2), 0.0)
-    sent = [action.message for action in leader.handle(LauncherGone("killed", ((1, 1), (1, 2))), 1.0)
+    gone = LauncherGone("killed", ((1, 1), (1, 2)), 3, ((1, 1), (1, 2), (1, 3)))  # it had not told of the end of task 3
+    sent = [action.message for action in leader.handle(gone, 1.0) if isinstance(action, Send)]
+    assert sent == [Unstarted(4, (span(1, 4, 8),)), LauncherLost(4, "killed", ((1, 1), (1, 2)))]
+
+
+def test_what_may_have_begun_and_ended_untold_does_not_begin_under_its_number_again() -> None:
+    """Kind: a launcher that is killed has ends in its hands. Here more than anybody remembers."""
+    leader = Leader(4, NodeShape("n", (0, 1), 2), 0, 0, Limits())
+    leader.handle(Deal((), (block(1, 1, 9),)), 0.0)
+    sent = [action.message for action in leader.handle(LauncherGone("killed", (), 3, ((1, 3), (1, 2))), 1.0)
             if isinstance(action, Send)]  # fmt: skip
-    assert sent == [Unstarted(4, (span(1, 3, 8),)), LauncherLost(4, "killed", ((1, 1), (1, 2)))]
+    assert sent == [LauncherLost(4, "killed", ())]
+
+
+def test_marks_of_what_began() -> None:
+    marks = Begun(memoryview(bytearray(begun.SIZE)))
+    for task in range(1, begun.RECENT + 3):
+        marks.begin(task % 2, 7, task)
+        marks.end(0)
+    marks.begin(begun.SLOTS_MAX, 8, 1)
+    count, recent = marks.recent()
+    assert count == begun.RECENT + 3 and marks.all() == ((7, begun.RECENT + 1),)
+    assert set(recent) == {(7, task) for task in range(4, begun.RECENT + 3)} | {(8, 1)}

@@ -29,7 +29,7 @@ def test_one_task_that_takes_its_launcher_down_fails_alone(farm: Farm) -> None:
     assert "lost" not in farm.run("explain", "job.20")[0].decode()
     innocent, culprit = (farm.run("explain", f"job.{task}")[0].decode().splitlines() for task in (3, 8))
     assert sum("lost with its node, and with it job.1-2, job.4-8" in line for line in innocent) == 2
-    assert sum("lost with its node, and with it job.1-7" in line for line in culprit) == 2
-    assert sum("lost with its node" in line for line in culprit) == 4  # later with ends that were not told yet, at most
+    assert sum("lost with its node, and with it job.1-7" in line for line in culprit) >= 2  # later with untold ends
+    assert sum("lost with its node" in line for line in culprit) == 4
     assert "it was lost with 5 nodes" in culprit[-1]
     farm.run("verify")

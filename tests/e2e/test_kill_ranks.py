@@ -16,7 +16,8 @@ import pytest
 
 from mpifarm.output.reader import open_run
 from tests.e2e.test_kill import _ranks
-from tests.fix_farm import Farm, wait_for
+from tests.e2e.test_several_runs import descendants
+from tests.fix_farm import Farm, task_processes, wait_for
 from tests.torture import keep
 
 pytestmark = [pytest.mark.postgres, pytest.mark.mpi_outside]
@@ -112,6 +113,22 @@ def campaign(farm: Farm, ranks: int, victims: list[str], tasks: int, seed: int) 
 def test_kill_minus_9_under_load(farm: Farm, ranks: int, victims: list[str]) -> None:
     seen = campaign(farm, ranks, victims, 3000, seed=ranks)
     assert seen["recorded"]
+
+
+@pytest.mark.parametrize("ranks", [1, 3])
+def test_no_rank_outlives_mpiexec(farm: Farm, ranks: int) -> None:
+    """Kind: whatever set of processes is killed, the rest ends. Here all of MPI's own, and none of mpifarm's."""
+    mark = f"100.{os.getpid():07}{ranks}"
+    farm.submit([f"sleep {mark}"] * 3)
+    run = farm.start("run", "--quiet", "--cpus", "3", ranks=ranks)
+    wait_for(lambda: len(task_processes(f"sleep\0{mark}")) == 3, "the tasks run")
+    left = [pid for pid in descendants(run.pid) if Path(f"/proc/{pid}/comm").read_text().startswith("hydra")]
+    assert left
+    for pid in [run.pid, *left]:
+        os.kill(pid, signal.SIGKILL)
+    wait_for(lambda: not task_processes(f"sleep\0{mark}"), "no task is left", deadline_s=10.0)
+    farm.finish(run, None, 10.0)  # nobody has its end of the pipes
+    assert farm.report()["tasks"]["succeeded"] == 0
 
 
 @pytest.mark.torture

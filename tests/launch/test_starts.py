@@ -20,7 +20,7 @@ ROOT = Path(__file__).resolve().parents[2]
 RANK = """
 import ctypes, os, sys
 from mpifarm.launch.launcher import fork_launcher
-launcher = fork_launcher(with_parent={with_parent})
+launcher = fork_launcher(parent=os.getppid() if {with_parent} else None)
 print(os.getppid(), os.getpid(), launcher.guardian, launcher.pid, flush=True)
 ctypes.PyDLL(None).sleep(60)
 """
