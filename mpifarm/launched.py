@@ -15,8 +15,10 @@ _SIZED = (
 _INDEXED = (("PALS_LOCAL_SIZE", "PALS_RANKID"), ("", "ALPS_APP_PE"), ("", "PMIX_RANK"))
 """Launchers that say no size, or only that of the node: there are at least so many, and one more than the index."""
 
-PMIX, HYDRA = "PMIX_NAMESPACE", "HYDI_CONTROL_FD"
-"""Set by launchers that speak PMIx (prterun, srun --mpi=pmix), and by hydra, the mpiexec of MPICH."""
+PMIX = "PMIX_NAMESPACE"
+"""Set by launchers that speak PMIx (prterun, srun --mpi=pmix)."""
+_HYDRA = ("HYDI_CONTROL_FD", "PMI_HOSTNAME")
+"""Set by hydra, the mpiexec of MPICH; the first only on its own host."""
 _PMI = ("PMI_FD", "PMI_PORT", "PMI_RANK", "PMI_SIZE")
 
 
@@ -41,17 +43,21 @@ def promised(environ: Mapping[str, str]) -> Promised:
     return Promised(1, 0, True)
 
 
+def by_hydra(environ: Mapping[str, str]) -> bool:
+    return any(name in environ for name in _HYDRA)
+
+
 def has_parent(environ: Mapping[str, str]) -> bool:
     """Whether the parent of this process is such a launcher, whose death is that of all it started: also of a single
     rank, where it is plain that it was started as one."""
-    return promised(environ).ranks > 1 or HYDRA in environ or PMIX in environ
+    return promised(environ).ranks > 1 or by_hydra(environ) or PMIX in environ
 
 
 def speaks_in_vain(environ: Mapping[str, str], library: str, knows_pmix: bool) -> bool:
     """Whether the launcher speaks a protocol that this MPI library (by its name) does not: it would abort, or N ranks
     be N worlds of one."""
     if library.startswith("Open MPI"):
-        return HYDRA in environ and PMIX not in environ
+        return by_hydra(environ) and PMIX not in environ
     return PMIX in environ and not knows_pmix and not any(name in environ for name in _PMI)
 
 

@@ -48,8 +48,8 @@ class RunOptions:
     stripes: Stripes = field(default_factory=Stripes)
     """Of the run file, on Lustre."""
 
-    def terms(self, must_end_by: float) -> RunTerms:
-        """When the run ends. must_end_by: Unix seconds."""
+    def terms(self, must_end_by: float, usr1_ranks: int = 1) -> RunTerms:
+        """When the run ends. must_end_by: Unix seconds; usr1_ranks: so many must catch a SIGUSR1."""
         idle_s, first_idle_s = self.idle_exit_s, self.wait_for_work_s
         return RunTerms(
             self.grace_s,
@@ -57,6 +57,7 @@ class RunOptions:
             first_idle_s=(idle_s or 0.0) if first_idle_s is None else first_idle_s,
             idle_s=(first_idle_s or 0.0) if idle_s is None else idle_s,
             must_end_by=must_end_by,
+            usr1_ranks=usr1_ranks,
         )
 
 

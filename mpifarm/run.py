@@ -37,7 +37,7 @@ from mpifarm.errors import FarmError, SiteError
 from mpifarm.handed_down import withhold
 from mpifarm.launch import arena
 from mpifarm.launch.launcher import Launcher, fork_launcher
-from mpifarm.launched import has_parent, promised
+from mpifarm.launched import by_hydra, has_parent, promised
 from mpifarm.loop import Loop, Silent
 from mpifarm.output_doors import FileDoor, PackDoor, unused
 from mpifarm.starting import INTERRUPTED, Interrupts, interruptible, live_with
@@ -84,6 +84,7 @@ def main(words: CommandLine, interrupts: Interrupts) -> int:
     """One rank of `mpifarm run`. Returns the exit code."""
     told, parent = promised(os.environ), os.getppid() if has_parent(os.environ) else None
     launcher = fork_launcher(partial(withhold, words.argv), parent=parent)
+    live_with(parent, proxy=by_hydra(os.environ))
     try:
         from mpifarm.comm import World
 
@@ -92,7 +93,6 @@ def main(words: CommandLine, interrupts: Interrupts) -> int:
         allocation = find_allocation(os.environ, ask=first)
         world = World()
         interrupts.remember()
-        live_with(parent)
     except FarmError as error:
         launcher.close()
         if str(error):
@@ -178,7 +178,7 @@ def _work(world: World, launcher: Launcher, interrupts: Interrupts, plan: Plan, 
         loop.carry(Role.LEADER, leader)
     if session is not None and queue_door is not None:
         slots = [(r, node.slots) for r, node in zip(roles.leaders, plan.nodes)]
-        terms = session.options.terms(plan.must_end_by)
+        terms = session.options.terms(plan.must_end_by, world.size if by_hydra(os.environ) else 1)
         dispatcher = Dispatcher(slots, roles.recorder, terms, limits, time.time())
         loop.carry(Role.DISPATCHER, dispatcher)
         session.watch(dispatcher)

@@ -5,6 +5,7 @@ Imports nothing heavy: every rank begins here.
 
 from __future__ import annotations
 
+import ctypes
 import os
 import signal
 import sys
@@ -17,6 +18,7 @@ from pathlib import Path
 INTERRUPTED = 128 + 2
 """The exit code, as a shell reports those who died of SIGINT."""
 _LOOK_EVERY_S = 1.0
+_PR_SET_PDEATHSIG = 1
 
 
 def own_command(*words: str) -> list[str]:
@@ -54,12 +56,18 @@ class Interrupts:
         signal.pthread_sigmask(signal.SIG_UNBLOCK, (signal.SIGINT,))  # `run --local` held it back
 
 
-def live_with(parent: int | None) -> None:
+def live_with(parent: int | None, proxy: bool = False) -> None:
     """From now on end as by kill -9 when this process loses its parent, which started the other ranks, too: whoever
     could have told it of their end, or have ended it, has gone. By a thread, since it may be waiting for them in MPI.
-    None: it may live on."""
+    None: it may live on.
+
+    No thread comes to its turn while MPI starts. The launcher looks then; and if that is killed too, the kernel, where
+    the parent is a `proxy` of hydra: it would take the end of one thread of the parent for its death, and a proxy has
+    only one."""
     if parent is None:
         return
+    if proxy:
+        ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0)
 
     def watch() -> None:
         while os.getppid() == parent:

@@ -41,6 +41,7 @@ def test_one_that_nobody_launched_is_alone() -> None:
         ({"PMIX_NAMESPACE": "1", "PMI_RANK": "0", "PMI_SIZE": "4"}, "CRAY MPICH", False, False),
         ({"PMI_FD": "5", "PMI_RANK": "0", "HYDI_CONTROL_FD": "7"}, "MPICH Version: 5.0.2", False, False),
         ({"PMI_FD": "5", "PMI_RANK": "0", "HYDI_CONTROL_FD": "7"}, "Open MPI v5.0.11", True, True),
+        ({"PMI_FD": "5", "PMI_RANK": "0", "PMI_HOSTNAME": "b"}, "Open MPI v5.0.11", True, True),
         ({"PMIX_NAMESPACE": "1", "PMIX_RANK": "0"}, "Open MPI v5.0.11", True, False),
         ({}, "MPICH Version: 5.0.2", False, False),
         ({}, "Open MPI v5.0.11", True, False),

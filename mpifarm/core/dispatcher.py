@@ -221,6 +221,7 @@ class Dispatcher:
             self._lose_file(reason, 3, actions)
         for rank, seconds in self._dealer.silent(now, self._limits.leader_lost_s):
             self._lose(rank, f"silent for {seconds:.0f} s", now, actions)
+        actions += map(Say, self._stopping.overheard(now))
         if now > self._stopping.until:
             for rank in self.ledger.holders:
                 self._lose(rank, "did not end its tasks in time", now, actions)
@@ -305,8 +306,7 @@ class Dispatcher:
                 actions += self._holding.cancel(order, asking=self._leasing.asking)
             case DrainRun(at_once):
                 if self._stopping.until == inf and (at_once or self.phase is not Phase.DRAINING):
-                    grace_s = self._terms.grace_s if at_once else inf
-                    self._drain(grace_s, "stopping, as ordered", now, actions)
+                    self._drain(self._terms.grace_s if at_once else inf, "stopping, as ordered", now, actions)
 
     def _drain(self, grace_s: float, why: str, now: float, actions: list[Action]) -> None:
         """grace_s: inf lets running tasks take their time. Again: only ever faster."""

@@ -21,6 +21,8 @@ class RunTerms(NamedTuple):
     """and so long for more, once it had one."""
     must_end_by: float = inf
     """Unix seconds: by then every task must have ended, for its record to be written before the allocation ends."""
+    usr1_ranks: int = 1
+    """A SIGUSR1 is a stop when so many ranks have caught it: hydra also sends one to all that live when a rank dies."""
 
 
 class Idleness:

@@ -12,10 +12,12 @@ from mpifarm.core.model import Limits, State
 WORK_LEFT = 7
 """Exit code of a run that was told to stop, by whatever, and leaves work in the queue: another run may go on."""
 
-_SIGTERM = 15
+_SIGUSR1, _SIGTERM = 10, 15
 _ONE_S = 1.0
 """Launchers pass a signal on to every rank, and a terminal sends it to the whole group besides: signals that come this
 close are one."""
+_HEARD_WITHIN_S = 3.0
+"""A signal that every rank is passed has reached them all by then."""
 
 
 class Stopping:
@@ -23,6 +25,10 @@ class Stopping:
 
     def __init__(self, terms: RunTerms, limits: Limits, now: float) -> None:
         self._grace_s = terms.grace_s
+        self._usr1_ranks = terms.usr1_ranks
+        self._heard: set[int] = set()
+        self._heard_at = now
+        """Ranks that caught a SIGUSR1 which not all have caught, and when the first did."""
         self._limits = limits
         self._signal_at = now
         self._given_back: int | None = None
@@ -31,6 +37,13 @@ class Stopping:
 
     def signalled(self, asked: StopAsked, now: float) -> tuple[float, str] | None:
         """Seconds of grace, and why. The first signal gives the grace; a later one at the dispatcher's rank none."""
+        if asked.signal == _SIGUSR1 and not asked.launcher:
+            self._heard_at = self._heard_at if self._heard else now
+            self._heard.add(asked.rank)
+            if len(self._heard) < self._usr1_ranks:
+                return None
+            self._heard.clear()
+            asked = StopAsked(asked.signal, 0) if self._usr1_ranks > 1 else asked
         if self.until == inf:
             self._signal_at = now
             longest_s = self._limits.term_grace_s
@@ -43,6 +56,14 @@ class Stopping:
         if asked.rank == 0 and not asked.launcher and now - self._signal_at > _ONE_S:
             return 0.0, "stopping"
         return None
+
+    def overheard(self, now: float) -> list[str]:
+        """What to say of a signal that was none to stop, once that is plain."""
+        if not self._heard or now - self._heard_at < _HEARD_WITHIN_S:
+            return []
+        came = f"SIGUSR1 came to {len(self._heard)} of {self._usr1_ranks} ranks"
+        self._heard.clear()
+        return [f"{came}: so mpiexec tells that one has died. No reason to stop"]
 
     def begin(self, grace_s: float, now: float, ledger: Ledger) -> None:
         """It stops; running tasks have the grace, inf: as long as they take."""

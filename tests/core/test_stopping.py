@@ -40,6 +40,28 @@ def test_only_a_later_signal_at_the_first_rank_goes_faster() -> None:
     assert it.signalled(StopAsked(TERM, 0), 20.0) == (0.0, "stopping")
 
 
+def test_a_sigusr1_of_hydra_is_a_stop_only_when_every_rank_has_it() -> None:
+    """Kind: a launcher's word on something else that looks like a stop. A rank that is silent has died."""
+    it = Stopping(RunTerms(grace_s=60.0, usr1_ranks=3), Limits(), 0.0)
+    assert [it.signalled(StopAsked(USR1, rank), 10.0) for rank in (0, 0, 2)] == [None] * 3
+    assert not it.overheard(11.0)
+    assert "2 of 3 ranks" in it.overheard(13.5)[0]
+    assert not it.overheard(13.6)
+    assert it.signalled(StopAsked(USR1, 1), 20.0) is None
+    assert it.signalled(StopAsked(USR1, 0), 20.1) is None
+    assert it.signalled(StopAsked(USR1, 2), 20.1) == (60.0, "stopping")
+    it.begin(60.0, 20.1, Ledger())
+    assert it.signalled(StopAsked(USR1, 0), 25.0) is None  # one dies while the run stops: no reason to hurry
+    assert it.overheard(28.5)
+    assert [it.signalled(StopAsked(USR1, rank), 30.0) for rank in (0, 1, 2)] == [None, None, (0.0, "stopping")]
+    assert it.signalled(StopAsked(TERM, 0), 40.0) == (0.0, "stopping")
+
+
+def test_a_sigusr1_that_reaches_launchers_is_no_word_of_hydra() -> None:
+    it = Stopping(RunTerms(grace_s=60.0, usr1_ranks=3), Limits(), 0.0)
+    assert it.signalled(StopAsked(USR1, 1, launcher=True), 10.0) == (60.0, "stopping")
+
+
 def test_work_is_left_only_by_a_run_that_was_told_to_stop() -> None:
     it, ledger = stopping(1.0), Ledger()
     for task in (1, 2):

@@ -20,7 +20,10 @@ ROOT = Path(__file__).resolve().parents[2]
 RANK = """
 import ctypes, os, sys
 from mpifarm.launch.launcher import fork_launcher
-launcher = fork_launcher(parent=os.getppid() if {with_parent} else None)
+from mpifarm.starting import live_with
+parent = os.getppid() if {with_parent} else None
+launcher = fork_launcher(parent=parent)
+live_with(parent, proxy=True)
 print(os.getppid(), os.getpid(), launcher.guardian, launcher.pid, flush=True)
 ctypes.PyDLL(None).sleep(60)
 """
@@ -60,6 +63,14 @@ def test_it_dies_with_its_parent(started: Started) -> None:
     assert lives(started.rank)
     os.kill(started.parent, signal.SIGKILL)
     until(lambda: not any(map(lives, [started.rank, *started.others])), 10)
+
+
+@pytest.mark.parametrize("started", [True], indirect=True)
+def test_it_dies_with_its_parent_and_whoever_else_could_have_looked(started: Started) -> None:
+    """Kind: whatever set of processes is killed, the rest ends. Here all but the rank, while MPI starts."""
+    for pid in [*started.others, started.parent]:
+        os.kill(pid, signal.SIGKILL)
+    until(lambda: not lives(started.rank), 10)
 
 
 @pytest.mark.parametrize("started", [False], indirect=True)
