@@ -39,6 +39,7 @@ from mpifarm.launch import arena
 from mpifarm.launch.launcher import Launcher, fork_launcher
 from mpifarm.launched import by_hydra, has_parent, promised
 from mpifarm.loop import Loop, Silent
+from mpifarm.nodes import RankHello, files_allowed, node_shapes
 from mpifarm.output_doors import FileDoor, PackDoor, unused
 from mpifarm.starting import INTERRUPTED, Interrupts, interruptible, live_with
 from mpifarm.striping import Made, make_striped
@@ -51,18 +52,6 @@ if TYPE_CHECKING:
 
 BUG = 70
 """Exit code when mpifarm itself is wrong (EX_SOFTWARE)."""
-
-
-@dataclass(frozen=True, slots=True)
-class RankHello:
-    """What a rank says of itself at start-up."""
-
-    host: str
-    cpus: tuple[int, ...]
-    version: tuple[str, int]
-    arena: str
-    """Where the memory of its launcher can be opened."""
-    interrupted: bool
 
 
 @dataclass(frozen=True, slots=True)
@@ -116,7 +105,9 @@ def _main_in_world(
     session: Session | None = None
     roles = assign(world.leader_of_ranks())
     cpus = tuple(sorted(os.sched_getaffinity(0)))
-    hello = RankHello(socket.gethostname(), cpus, (__version__, VERSION), launcher.arena.path, interrupts.seen)
+    hello = RankHello(
+        socket.gethostname(), cpus, (__version__, VERSION), launcher.arena.path, interrupts.seen, files_allowed()
+    )
     hellos = world.gather(hello)
     plan: Plan | None = None
     if world.rank == roles.recorder:
@@ -216,7 +207,9 @@ class Session:
         odd = {hello.version for hello in hellos} - {(__version__, VERSION)}
         if odd:
             raise SiteError(f"ranks run different versions of mpifarm: {__version__} here, {sorted(odd)} elsewhere")
-        self.nodes = node_shapes(roles, hellos, self.options.cpus)
+        self.nodes, fewer = node_shapes(roles, hellos, self.options.cpus)
+        if fewer:
+            self.say(fewer)
         self.allocation = allocation
         self._started = time.time()
         self.must_end_by = must_end_by(self.options.walltime_s, allocation, self._started)
@@ -332,17 +325,3 @@ def summary(ledger: Ledger, slots: int, wall_s: float, path: str) -> str:
         counts.append(f"{ledger.retried:,} failed attempts to run again")
     used = 100 * ledger.busy_s / (slots * wall_s) if wall_s > 0 else 0.0
     return f"{', '.join(counts)}; slots used {used:.0f} % of {wall_s:.1f} s; outputs in {path or 'no file'}"
-
-
-def node_shapes(roles: Roles, hellos: list[RankHello], slots: int | None) -> tuple[NodeShape, ...]:
-    """Nodes as the ranks on them add up: the union of their affinity masks, or `slots` per node if given."""
-    shapes = []
-    hosts = Counter(hellos[leader].host for leader in roles.leaders)
-    for number, leader in enumerate(roles.leaders):
-        members = [hello for rank, hello in enumerate(hellos) if roles.node_of[rank] == number]
-        cpus = tuple(sorted(set().union(*(member.cpus for member in members))))
-        host = hellos[leader].host
-        # Several shared-memory groups on one host (a test world) must still have names of their own.
-        name = host if hosts[host] == 1 else f"{host}.{number}"
-        shapes.append(NodeShape(name, cpus, slots or len(cpus)))
-    return tuple(shapes)

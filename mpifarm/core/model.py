@@ -168,6 +168,10 @@ class Limits:
     record_tasks_max: int = 5_000
     output_every_s: float = 0.1
     """A leader sends what it gathered at least this often."""
+    slot_files: int = 6
+    """Files that a launcher has open for each slot: two pipes, and two spools (see `launch.holding`)."""
+    launcher_files: int = 64
+    """And besides."""
     chunk_bytes: int = 256 << 10
     message_bytes_max: int = 4 << 20
     """A launcher closes the cells it has filled when they are so many bytes."""

@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import ctypes
 import os
-import resource
 import select
 import signal
 import socket
@@ -20,12 +19,14 @@ from functools import partial
 from typing import NamedTuple
 
 from mpifarm.core.messages import LauncherLog, LinkMessage, ProgramEnded, RunProgram, Setup
+from mpifarm.core.model import Limits
 from mpifarm.core.verdict import STOP_SIGNALS
 from mpifarm.errors import SiteError
 from mpifarm.launch import arena
 from mpifarm.launch.arena import Arena
 from mpifarm.launch.guard import fork_guarded, read_stat
 from mpifarm.launch.link import Link
+from mpifarm.launch.open_files import OpenFiles
 from mpifarm.launch.strays import end_strays, mark_of
 from mpifarm.launch.watching import Watch
 
@@ -159,8 +160,8 @@ def serve(
     setup = messages.pop(0)
     assert isinstance(setup, Setup), setup
     _use_cpus(setup.cpus, link)
-    _allow_files(6 * setup.slots + 64)  # pipes, and two spools each (see `holding`)
-    Watch(link, setup, shared, _signal_fd(signal.SIGCHLD, *STOP_SIGNALS), guard_fd).run(messages)
+    files = OpenFiles(setup.slots * Limits().slot_files + Limits().launcher_files)
+    Watch(link, setup, shared, files, _signal_fd(signal.SIGCHLD, *STOP_SIGNALS), guard_fd).run(messages)
 
 
 def _receive(link: Link, poll: select.poll, guard_fd: int, rank: Rank) -> list[LinkMessage]:
@@ -191,12 +192,6 @@ def _use_cpus(cpus: tuple[int, ...], link: Link) -> None:
     except (OSError, ValueError) as error:
         has = sorted(os.sched_getaffinity(0))
         link.send(LauncherLog(f"tasks stay on cpus {has} instead of {list(cpus)}: {error}"))
-
-
-def _allow_files(count: int) -> None:
-    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
-    if soft < count and (hard >= count or hard == resource.RLIM_INFINITY):
-        resource.setrlimit(resource.RLIMIT_NOFILE, (count, hard))
 
 
 def _signal_fd(*numbers: int) -> int:

@@ -21,6 +21,7 @@ from mpifarm.core.job import JobText
 from mpifarm.core.launching import Running
 from mpifarm.core.model import JobId
 from mpifarm.launch.environ import CPUS, JOB, NODE, Environment, following_cpus, name_task, scrubbed, slurm_hosts
+from mpifarm.launch.open_files import OpenFiles
 from mpifarm.launch.orphans import Marks
 from mpifarm.launch.seat import FileActions, Seat
 
@@ -55,7 +56,8 @@ def peak_kib(usage: resource.struct_rusage) -> int:
 class Spawner:
     """Starts attempts. Needs the environment of the rank and the name of the node."""
 
-    def __init__(self, environ: Mapping[bytes, bytes], node: str) -> None:
+    def __init__(self, environ: Mapping[bytes, bytes], node: str, files: OpenFiles) -> None:
+        self._files = files
         self._environ = scrubbed(environ)
         self._environ[NODE] = os.fsencode(node)
         self._following_cpus = (CPUS, *following_cpus(environ))
@@ -100,7 +102,7 @@ class Spawner:
             program = self._programs.get(argv[0]) or self._look_up(argv[0])
             if program is not None:
                 try:
-                    return spawn(program, argv, env, seat.file_actions)
+                    return self._start(program, argv, env, seat.file_actions)
                 except BlockingIOError:
                     raise
                 except (OSError, ValueError):
@@ -119,7 +121,7 @@ class Spawner:
         name = os.path.basename(self._shell)
         try:
             try:
-                return spawn(self._shell, (name, b"-c", command), env, seat.file_actions)
+                return self._start(self._shell, (name, b"-c", command), env, seat.file_actions)
             except OSError as error:
                 if error.errno != errno.E2BIG:
                     raise
@@ -127,11 +129,16 @@ class Spawner:
                 script.write(command)
                 script.seek(0)
                 actions = (*seat.file_actions, (os.POSIX_SPAWN_DUP2, script.fileno(), _LONG_LINE_FD))
-                return spawn(self._shell, (name, b"-c", _LONG_LINE), env, actions)
+                return self._start(self._shell, (name, b"-c", _LONG_LINE), env, actions)
         except BlockingIOError:
             raise
         except (OSError, ValueError) as error:
             raise NotLaunchedError(f"cannot start {os.fsdecode(self._shell)}: {error}") from None
+
+    def _start(self, program: bytes, argv: tuple[bytes, ...], env: Environment, actions: FileActions) -> int:
+        pid = spawn(program, argv, env, actions)
+        self._files.give(pid)
+        return pid
 
     def _look_up(self, name: bytes) -> bytes | None:
         """The file bash would execute for this first word; None when bash itself must look."""

@@ -26,6 +26,7 @@ from mpifarm.launch.concluding import Concluding, never_begun
 from mpifarm.launch.environ import LAUNCHER
 from mpifarm.launch.judging import SETTLE_S
 from mpifarm.launch.link import Link
+from mpifarm.launch.open_files import OpenFiles
 from mpifarm.launch.orphans import Marks, Orphans
 from mpifarm.launch.outbox import Outbox, make_cells
 from mpifarm.launch.reading import Reader
@@ -48,14 +49,14 @@ SIGNALS_AT_ONCE = 8
 class Watch:
     """The tasks of one node, from the first message to the last."""
 
-    def __init__(self, link: Link, setup: Setup, arena: Arena, signal_fd: int, guard_fd: int) -> None:
+    def __init__(self, link: Link, setup: Setup, arena: Arena, files: OpenFiles, signal_fd: int, guard_fd: int) -> None:
         """`signal_fd` is readable when a child has ended or a stop has come, `guard_fd` when the guardian has ended."""
         self._link = link
         self._signal_fd = signal_fd
         self._guard_fd = guard_fd
         must_end_by = setup.must_end_by - time.time() + time.monotonic()
         self._launching = Launching(setup.slots, Limits().term_to_kill_s, must_end_by)
-        self._spawner = Spawner({**os.environb, LAUNCHER: mark_of(os.getpid())}, setup.node)
+        self._spawner = Spawner({**os.environb, LAUNCHER: mark_of(os.getpid())}, setup.node, files)
         self._seats = make_seats(setup.slots)
         self._by_pid: dict[int, Seat] = {}
         self._orphans = Orphans()

@@ -113,8 +113,7 @@ def test_a_keep_that_a_newer_mpifarm_knows_loses_nothing(node: OneNode) -> None:
 def test_every_slot_may_hold_a_spool(make_node: Callable[..., OneNode]) -> None:
     """More files than an ordinary limit allows; the tasks after them are started all the same."""
     node = make_node(250)
-    limit = resource.prlimit(node.launcher.pid, resource.RLIMIT_NOFILE)
-    assert limit[0] >= 6 * 250
+    node.until(lambda: resource.prlimit(node.launcher.pid, resource.RLIMIT_NOFILE)[0] >= 6 * 250)
     talk = "head -c 100000 /dev/zero; head -c 100000 /dev/zero >&2; sleep 1; exit 1"
     first = node.start(*[talk] * 250, policy=Policy(keep="failed"))
     node.wait(range(first, first + 250), 120)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import resource
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -103,3 +104,17 @@ def test_a_directory_that_a_task_replaces(make_node: Make, tmp_path: Path) -> No
     task = node.start(f"cd / && rm -r {cwd} && mkdir {cwd}", "echo here > file", "cat file", cwd=cwd)
     node.wait(range(task, task + 3))
     assert node.ended[task + 2].stdout == b"here\n" and (cwd / "file").exists()
+
+
+def test_that_the_launcher_has_many_files_open_no_task_sees(make_node: Make) -> None:
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (256, hard))
+    try:
+        node = make_node(slots=100)
+        node.run("true")
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+    task = node.start(*["sleep 0.5; ulimit -Sn"] * 100, f"sleep 0.5; ulimit -Sn; {': ' + 'x' * 200_000}")
+    node.wait(range(task, task + 101))
+    assert {node.ended[n].stdout for n in range(task, task + 101)} == {b"256\n"}
+    assert resource.prlimit(node.launcher.pid, resource.RLIMIT_NOFILE)[0] == 664
