@@ -31,6 +31,7 @@ from mpifarm.core.model import Parent, Part, TaskText
 from mpifarm.core.needs import Needs
 from mpifarm.errors import UsageError
 from mpifarm.intake.foreign import foreign_variable
+from mpifarm.intake.parents import TASKS_MAX
 from mpifarm.intake.records import tasks_of
 from mpifarm.intake.replacement import (
     Record,
@@ -46,7 +47,7 @@ from mpifarm.intake.shell_lines import ShellLines
 from mpifarm.intake.taskfile import COMMAND_BYTES_MAX, RUN_TASKS_MAX, check_command
 from mpifarm.intake.told import Tell, silently
 from mpifarm.intake.unfilled import Source, check_words
-from mpifarm.units import counted, each_padded
+from mpifarm.units import counted, each_padded, parse_numbers
 
 RUN_BYTES_MAX = 8 << 20
 _BOM = b"\xef\xbb\xbf"
@@ -94,6 +95,7 @@ def expand_arguments(asked: Expansion, needs: Needs, stdin: BinaryIO, tell: Tell
         if not command:
             tasks = _judged(tasks)
     elif asked.array is not None:
+        _check_count(asked.array)
         tasks = _repeated(compile_positions(command, 1), "--array", each_padded(asked.array))
     elif asked.each_line is not None:
         lines = _not_blank(asked.each_line, stdin, tell)
@@ -124,6 +126,12 @@ def _judged(tasks: Iterable[TaskText]) -> Iterator[TaskText]:
         shell.look(task.body, [task.body], number)
         yield task
     shell.check()
+
+
+def _check_count(array: str) -> None:
+    """Raises UsageError for more than a job holds, before anything streams."""
+    if (count := sum(map(len, parse_numbers(array)))) > TASKS_MAX:
+        raise UsageError(f"--array {array}: {count:,} tasks, and a job holds {TASKS_MAX:,} at most")
 
 
 def _source_of(asked: Expansion, marked: bool) -> Source:

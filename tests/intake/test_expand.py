@@ -363,3 +363,9 @@ def test_runs_are_limited_in_bytes() -> None:
     sizes = [sum(len(task.body) for task in run.tasks) for run in runs]
     assert len(sizes) == 3
     assert max(sizes) < RUN_BYTES_MAX + 200_000
+
+
+@pytest.mark.parametrize("array", ["1-99999999999", "1-2147483647", "1-1500000000,1-1500000000"])
+def test_more_than_a_job_holds_is_refused_before_anything_streams(array: str) -> None:
+    with pytest.raises(UsageError, match="a job holds 2,147,483,646 at most"):
+        expand_arguments(Expansion(["echo", "{}"], array=array), Needs(), io.BytesIO())
