@@ -45,6 +45,10 @@ class OutputError(FarmError):
     exit_code = 5
 
 
+class NoRoom(OutputError):
+    """Its file system is full, or a quota: the same may be tried again."""
+
+
 class TaskFileError(UsageError):
     """A task file has a bad line. Shows `file:line:column`, the line and a caret under the spot."""
 

@@ -42,8 +42,9 @@ from mpifarm.core.messages import Event, Exit, Message, Role, StopAsked
 from mpifarm.core.roles import DISPATCHER
 from mpifarm.core.verdict import STOP_SIGNALS
 from mpifarm.doors import Inbox, QueueDoor
+from mpifarm.file_door import FileDoor
 from mpifarm.launch.launcher import Launcher
-from mpifarm.output_doors import FileDoor, PackDoor
+from mpifarm.pack_door import PackDoor
 
 TICK_S = 0.05
 REST_S = (50e-6, 10e-3)

@@ -34,13 +34,15 @@ from mpifarm.core.roles import Roles, assign
 from mpifarm.core.verbs import RunInfo
 from mpifarm.doors import Inbox, QueueDoor
 from mpifarm.errors import FarmError, SiteError
+from mpifarm.file_door import FileDoor
 from mpifarm.handed_down import withhold
 from mpifarm.launch import arena
 from mpifarm.launch.launcher import Launcher, fork_launcher
 from mpifarm.launched import by_hydra, has_parent, promised
 from mpifarm.loop import Loop, Silent
 from mpifarm.nodes import RankHello, files_allowed, node_shapes
-from mpifarm.output_doors import FileDoor, PackDoor, unused
+from mpifarm.output.parts import unused
+from mpifarm.pack_door import PackDoor
 from mpifarm.starting import INTERRUPTED, Interrupts, interruptible, live_with
 from mpifarm.striping import Made, make_striped
 

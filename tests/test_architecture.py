@@ -31,7 +31,7 @@ PURE_FORBIDDEN = {
 
 LAYERS = [
     {"api", "cli", "farm", "__main__", "run", "local", "loop"},  # and cli_*
-    {"reporting", "intake", "doors", "output_doors", "progress", "advice"},
+    {"reporting", "intake", "doors", "file_door", "pack_door", "progress", "advice"},
     {"queue", "comm", "launch", "output", "allocation", "process"},
     {"core"},
     {"errors"},

@@ -88,18 +88,15 @@ class Dispatcher:
         self._terms = terms
         self._limits = limits
         self.phase = Phase.OPENING
-        self.nodes_lost = 0
-        self.file_path = ""
-        self._run_open = self._file_open = False
-        self._recording = False
+        self.nodes_lost, self.file_path = 0, ""
+        self._run_open = self._file_open = self._recording = False
         self._recorded_at = now
         # Of a short walltime half is for work, however long the grace.
         self._drain_at = terms.must_end_by - min(terms.grace_s, (terms.must_end_by - now) / 2)
         self._stopping = Stopping(terms, limits, now)
         self._watch_at = self._recorder_heard_at = now
         self._file_lost = self._file_stuck = False
-        self._queue_down_s = 0.0
-        self._error = ("", 0)
+        self._queue_down_s, self._error = 0.0, ("", 0)
 
     def handle(self, event: DispatcherEvent, now: float) -> list[Action]:
         if self.phase is Phase.DONE:
@@ -169,8 +166,9 @@ class Dispatcher:
                 actions.append(Send(self._recorder, file))
                 self._begin(actions)
             case FileOpened(path):
-                self._file_open = True
-                self.file_path = path
+                if self._file_open:  # the one before broke
+                    self._error = (f"run file {self.file_path} broke, the run went on in {path}: mpifarm verify", 5)
+                self._file_open, self._file_stuck, self.file_path = True, False, path
                 actions.append(AskName(path))
                 self._begin(actions)
             case Note(_, text):
@@ -187,6 +185,8 @@ class Dispatcher:
                 actions.append(Say(reason))
                 if fatal:
                     self._lose_file(reason, 5, actions)
+                elif self.phase is Phase.CLOSING:
+                    self._error = (reason, 5)
             case RunClosed() if self._file_lost:
                 self._finish(actions)
             case RunClosed():

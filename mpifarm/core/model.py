@@ -183,12 +183,14 @@ class Limits:
     """A leader with more rows on their way to the recorder stops listening to its launcher."""
     recorder_bytes_max: int = 64 << 20
     """A recorder that holds more for the disk receives no further outputs."""
-    unsynced_bytes_max: int = 256 << 20
-    """A recorder with more in the file that is not synced appends nothing until it is."""
+    unsynced_bytes_max: int = 128 << 20
+    """A recorder with more in the file that is not synced (and so in memory, too) appends nothing until it is."""
     file_silent_s: float = 10.0
     """A file system that has not answered for so long is worth a word."""
     file_close_s: float = 30.0
     """Longer than that the end of a run does not wait for its file to be closed."""
+    file_call_s: float = 900.0
+    """A call of the file system or of HDF5 that takes longer never comes back: its rank is ended."""
     stderr_tail_bytes: int = 2048
     """What Postgres keeps of a failed attempt's stderr."""
     term_to_kill_s: float = 2.0

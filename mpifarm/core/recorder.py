@@ -89,6 +89,7 @@ class Recorder:
                 self._close_by = float("inf")
                 return [Send(DISPATCHER, event)]
             case FileOpened():
+                self._troubled = False
                 return [Send(DISPATCHER, event)]
             case Tick():
                 return self._watch(now)

@@ -14,6 +14,7 @@ The low version bound is v110, the first with SWMR, so that tools older than our
 
 from __future__ import annotations
 
+import ctypes
 import os
 import re
 from collections.abc import Mapping, Sequence
@@ -28,7 +29,7 @@ import numpy as np
 
 from mpifarm.core.model import Limits
 from mpifarm.core.row import EXTENT_FIELDS, FIELDS
-from mpifarm.errors import OutputError
+from mpifarm.errors import NoRoom, OutputError
 from mpifarm.output.codec import LEVEL
 
 FORMAT_VERSION = 2
@@ -58,6 +59,8 @@ HOW_TO_READ_ZSTD = HOW_TO_READ.replace("with h5py:", "with h5py, and `import hdf
 
 ZSTD_FILTER = 32015
 """Registered with the HDF Group."""
+
+_READ_ATTEMPTS = 28
 
 FAILURES = (OSError, RuntimeError, ValueError, KeyError)
 """What h5py raises when HDF5 or the system under it fails; which of them is not predictable."""
@@ -98,7 +101,7 @@ def explain(path: str | Path, action: str, error: BaseException) -> OutputError:
         why = NOT_HDF5
     else:
         why = " ".join(text.split())
-    return OutputError(f"cannot {action} run file {path}: {why}")
+    return (NoRoom if why == _FULL else OutputError)(f"cannot {action} run file {path}: {why}")
 
 
 def create(
@@ -115,26 +118,59 @@ def create(
     compress: of `mpifarm.output.codec.CODECS`."""
     if made and Path(path).lstat().st_size:
         raise OutputError(f"cannot create run file {path}: somebody else has written to it")
+    file: h5py.File | None = None
     try:
-        file = h5py.File(path, "w" if made else "x", libver=("v110", "latest"), rdcc_nbytes=0)
-        keep_private(file)
-    except FAILURES as error:
-        if made:
-            with suppress(OSError):
-                Path(path).unlink()
+        descriptor = os.open(path, os.O_WRONLY | os.O_CLOEXEC | (0 if made else os.O_CREAT | os.O_EXCL), 0o600)
+    except OSError as error:
         raise explain(path, "create", error) from error
     try:
-        _fill(file, attributes, nodes, compress)
-        file.swmr_mode = True
-        file.flush()
+        # HDF5 makes it in memory: it may crash where a disk fills up meanwhile.
+        with open(descriptor, "wb") as plain:
+            plain.write(_born(attributes, nodes, compress))
+            plain.flush()
+            os.fsync(plain.fileno())
+        file = _open_to_append(path)
+        keep_private(file)
         os.fsync(file.id.get_vfd_handle())
         _sync_directory(Path(path).resolve().parent)
     except FAILURES as error:
         with suppress(*FAILURES):
-            file.close()
-        Path(path).unlink()
+            if file is not None:
+                file.close()
+        with suppress(OSError):
+            Path(path).unlink()
         raise explain(path, "create", error) from error
     return file
+
+
+def _born(attributes: Mapping[str, str], nodes: Sequence[tuple[str, int, int]], compress: str) -> bytes:
+    """The content of a run file that holds nothing yet."""
+    with h5py.File("born.h5", "w", libver=("v110", "latest"), driver="core", backing_store=False) as file:
+        _fill(file, attributes, nodes, compress)
+        file.flush()
+        image: bytes = file.id.get_file_image()
+        return image
+
+
+def _open_to_append(path: str | Path) -> h5py.File:
+    """In SWMR mode."""
+    access = h5py.h5p.create(h5py.h5p.FILE_ACCESS)
+    access.set_cache(0, 521, 0, 0.75)
+    access.set_libver_bounds(h5py.h5f.LIBVER_V110, h5py.h5f.LIBVER_LATEST)
+    limit_read_attempts(access)
+    return h5py.File(h5py.h5f.open(os.fsencode(path), h5py.h5f.ACC_RDWR | h5py.h5f.ACC_SWMR_WRITE, access))
+
+
+def limit_read_attempts(access: h5py.h5p.PropFAID) -> None:
+    """Who works on a file in SWMR mode takes metadata with a wrong checksum for half written and reads again, after a
+    pause of 1 ns that doubles each time: with this a quarter of a second in all. Left alone HDF5 does it 100 times,
+    which no damaged file sees the end of."""
+    try:
+        # Not wrapped by h5py, whose library this is.
+        limit = ctypes.CDLL(h5py.h5p.__file__).H5Pset_metadata_read_attempts
+    except (OSError, AttributeError):  # linked in a way that hides it: a damaged file may hang
+        return
+    limit(ctypes.c_int64(access.id), ctypes.c_uint(_READ_ATTEMPTS))
 
 
 def keep_private(file: h5py.File) -> None:

@@ -145,6 +145,8 @@ class Merge:
         if run not in self._sources and run not in self._missed:
             try:
                 with open_run(path) as file:
+                    if file.missing is not None:
+                        raise file.missing
                     self._sources[run] = _Source(path, file)
             except (OutputError, OSError) as error:
                 self._missed[run] = [path, str(error).rpartition(f"{path}: ")[2], 0]

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import zlib
 from collections import OrderedDict
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import h5py
@@ -22,20 +22,24 @@ CHUNKS_KEPT = 16
 class Pool:
     """`bytes` of an open run file. All methods raise OutputError."""
 
-    def __init__(self, path: Path, dataset: h5py.Dataset) -> None:
+    def __init__(
+        self, path: Path, dataset: h5py.Dataset, first_byte: int = 0, older: Callable[[], Pool] | None = None
+    ) -> None:
+        """`older`: of the file that holds what comes before `first_byte`; may raise OutputError."""
         self.chunk_bytes: int = dataset.chunks[0]
+        self._first, self._older = first_byte // self.chunk_bytes, older
         self._path, self._dataset = path, dataset
         self._deflate = dataset.compression == "gzip"
         self._kept: OrderedDict[int, bytes] = OrderedDict()
         self._failed: tuple[int, OutputError] | None = None
         """The last chunk that could not be read: of many tasks, each would wait for that."""
-        self.count = len(dataset) // self.chunk_bytes
+        self.count = max(self._first, len(dataset) // self.chunk_bytes)
         """Chunks, as of the last `refresh`."""
 
     def refresh(self) -> None:
         self._failed = None
         self._dataset.refresh()
-        self.count = len(self._dataset) // self.chunk_bytes
+        self.count = max(self._first, len(self._dataset) // self.chunk_bytes)
 
     def slices(self, position: int, length: int) -> Iterator[bytes]:
         """The bytes [position, position + length), in pieces of a chunk at most."""
@@ -48,6 +52,8 @@ class Pool:
 
     def stored(self, number: int) -> tuple[bool, bytes]:
         """A chunk as it lies in the file, and whether it is deflated; what is compressed otherwise is expanded."""
+        if number < self._first and self._older is not None:
+            return self._older().stored(number)
         if self._failed is not None and self._failed[0] == number:
             raise self._failed[1]
         if number >= self.count:

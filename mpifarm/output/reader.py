@@ -15,7 +15,6 @@ sees the file as of its opening or its last `refresh`.
 
 from __future__ import annotations
 
-import ctypes
 import os
 import re
 import zlib
@@ -23,7 +22,6 @@ from collections.abc import Iterator
 from math import isfinite
 from pathlib import Path
 from types import TracebackType
-from typing import Any
 
 import h5py
 import numpy as np
@@ -43,22 +41,20 @@ from mpifarm.output.format import (
     ROW_TYPE,
     VERSION_ATTRIBUTE,
     explain,
+    limit_read_attempts,
 )
+from mpifarm.output.parts import Counts, before
 from mpifarm.output.pool import Pool
-
-Rows = np.ndarray[Any, Any]
+from mpifarm.output.table import Rows, Table
 
 BLOCK_ROWS = 16_384
 """Extents looked at in one go: 432 KiB."""
 _STATES, _CLASSES = frozenset(State), frozenset(FailureClass)
-_READ_ATTEMPTS = 28
-"""A SWMR reader takes metadata with a wrong checksum for half written and reads again, after a pause of 1 ns that
-doubles each time: a quarter of a second in all. Left alone HDF5 does it 100 times, which no damaged file sees the end
-of."""
+_PARTS_MAX = 100
 STREAM_NAMES = {STDOUT: "stdout", STDERR: "stderr"}
 
 
-def open_run(path: str | Path) -> RunFile:
+def open_run(path: str | Path, *, depth: int = 0) -> RunFile:
     """Open a run file for reading. Raises OutputError: missing, no run file, of a newer format, locked, truncated."""
     if "\\udc" in str(path) and not Path(path).exists():  # out of the database (see `queue.texts`): it is no UTF-8
         path = re.sub(r"\\udc([89a-f][0-9a-f])", lambda found: chr(0xDC00 + int(found[1], 16)), str(path))
@@ -75,7 +71,7 @@ def open_run(path: str | Path) -> RunFile:
                 f"cannot open run file {path}: it has format {version} and this mpifarm reads up to format "
                 f"{FORMAT_VERSION}: use the mpifarm that wrote it, or a newer one"
             )
-        return RunFile(Path(path), file)
+        return RunFile(Path(path), file, depth)
     except FAILURES as error:
         file.close()
         raise explain(path, "open", error) from error
@@ -87,13 +83,7 @@ def open_run(path: str | Path) -> RunFile:
 def _open_swmr(path: str | Path) -> h5py.File:
     access = h5py.h5p.create(h5py.h5p.FILE_ACCESS)
     access.set_cache(0, 521, 0, 0.75)
-    try:
-        # Not wrapped by h5py, whose library this is.
-        limit = ctypes.CDLL(h5py.h5p.__file__).H5Pset_metadata_read_attempts
-    except (OSError, AttributeError):  # linked in a way that hides it: a damaged file may hang
-        pass
-    else:
-        limit(ctypes.c_int64(access.id), ctypes.c_uint(_READ_ATTEMPTS))
+    limit_read_attempts(access)
     flags = h5py.h5f.ACC_RDONLY | h5py.h5f.ACC_SWMR_READ
     return h5py.File(h5py.h5f.open(os.fsencode(path), flags, access))
 
@@ -111,61 +101,6 @@ def _unfinished(path: str | Path) -> bool:
     if length < int.from_bytes(head[28:36], "little"):
         raise OutputError(f"cannot open run file {path}: {NOT_HDF5}")
     return head[11] != 0
-
-
-class _Table:
-    """Rows of a dataset, read ahead: who asks for row 17 will ask for row 18. `count` is as of the last `refresh`."""
-
-    def __init__(self, dataset: h5py.Dataset) -> None:
-        self._dataset = dataset
-        self._type = dataset.id.get_type()  # h5py would build it anew at each read, at three times the cost
-        self._dtype = dataset.dtype
-        self._ahead: int = dataset.chunks[0]
-        self._lo, self._rows = 0, self._fetch(0, 0)
-        self._failed: tuple[int, int, Exception] | None = None
-        self.count = self._used()
-
-    def refresh(self) -> None:
-        self._failed = None
-        self._dataset.refresh()
-        self._lo, self._rows = 0, self._fetch(0, 0)
-        self.count = self._used()
-
-    def read(self, lo: int, hi: int) -> Rows:
-        """Rows [lo, hi), as far as there are any."""
-        hi = max(lo, min(hi, self.count))
-        if not self._lo <= lo <= hi <= self._lo + len(self._rows):
-            whole = lo - lo % self._ahead  # by whole chunks, so that a damaged one costs no row before it
-            end = min(max(hi, whole + self._ahead), self.count)
-            if self._failed is not None and self._failed[:2] == (whole, end):
-                raise self._failed[2]  # each row of it would wait for that again
-            try:
-                self._rows = self._fetch(whole, end)
-            except FAILURES as error:
-                self._failed = whole, end, error
-                raise
-            self._lo = whole
-        return self._rows[lo - self._lo : hi - self._lo]
-
-    def _fetch(self, lo: int, hi: int) -> Rows:
-        rows = np.zeros(hi - lo, self._dtype)
-        if len(rows):
-            space = self._dataset.id.get_space()
-            space.select_hyperslab((lo,), (len(rows),))
-            self._dataset.id.read(h5py.h5s.create_simple((len(rows),)), space, rows, self._type)
-        rows.setflags(write=False)
-        return rows
-
-    def _used(self) -> int:
-        """Rows up to the last that holds something: a writer that ran out of space may leave blank ones."""
-        hi = len(self._dataset)
-        while hi:
-            lo = max(0, hi - self._ahead)
-            used = np.flatnonzero(self._fetch(lo, hi)["lease"])
-            if used.size:
-                return lo + int(used[-1]) + 1
-            hi = lo
-        return 0
 
 
 def promised_of(row: AttemptRow, stream: int) -> tuple[int, int]:
@@ -193,7 +128,8 @@ def _widened(rows: Rows) -> Rows:
 class RunFile:
     """An open run file. Row numbers are those of `attempts`, as the queue's outcomes name them."""
 
-    def __init__(self, path: Path, file: h5py.File) -> None:
+    def __init__(self, path: Path, file: h5py.File, depth: int = 0) -> None:
+        """`depth`: so many files go on from this one."""
         self.path = path
         self.first_row = 0
         """Where these rows begin in `attempts` of the file: not at 0 for a run within an export."""
@@ -202,8 +138,14 @@ class RunFile:
         self.nodes = [(name.decode(), int(ranks), int(slots)) for name, ranks, slots in file[NODES][:]]
         """(name, ranks, slots) by node number."""
         self._file = file
-        self._attempts, self._extents = _Table(file[ATTEMPTS]), _Table(file[EXTENTS])  # in the order of refresh
-        self.pool = Pool(path, file[BYTES])
+        self.older: RunFile | None = None
+        """The file that this one goes on from: numbers that begin before it are found there."""
+        self.missing: OutputError | None = None
+        """Why that one, or one before it, cannot be opened."""
+        rows, extents, size = self._open_older(depth)
+        # In the order of refresh.
+        self._attempts, self._extents = Table(file[ATTEMPTS], rows), Table(file[EXTENTS], extents)
+        self.pool = Pool(path, file[BYTES], size, self._older_pool)
 
     def __enter__(self) -> RunFile:
         return self
@@ -214,7 +156,27 @@ class RunFile:
         self.close()
 
     def close(self) -> None:
+        if self.older is not None:
+            self.older.close()
         self._file.close()
+
+    def _open_older(self, depth: int) -> Counts:
+        found = before(self.path, self.attributes)
+        if found is None:
+            return Counts()
+        if depth > _PARTS_MAX:
+            raise OutputError(f"run file {self.path} is damaged: files go on from each other without end")
+        try:
+            self.older = open_run(found.path, depth=depth + 1)
+            self.missing = self.older.missing
+        except OutputError as error:
+            self.missing = OutputError(f"{error}; {self.path} goes on from it")
+        return found.counts
+
+    def _older_pool(self) -> Pool:
+        if self.older is None:
+            raise self.missing or OutputError(f"run file {self.path} is damaged")
+        return self.older.pool
 
     @property
     def rows(self) -> int:
@@ -236,7 +198,7 @@ class RunFile:
 
     def attempts(self, lo: int, hi: int) -> Rows:
         """Rows [lo, hi) as a structured array (fields of `mpifarm.core.row.FIELDS`); ask for blocks, not for all."""
-        rows = self._read(self._attempts, lo, hi)
+        rows = self._read(self._attempts, lo, hi, blank=True)
         return rows if rows.dtype == ROW_TYPE else _widened(rows)
 
     def attempt(self, row: int) -> AttemptRow:
@@ -245,6 +207,8 @@ class RunFile:
             self.refresh()
         if not 0 <= row < self.rows:
             raise OutputError(f"run file {self.path} has no attempt row {row}: it has {self.rows} rows")
+        if self.older is not None and row < self._attempts.first:
+            return self.older.attempt(row)
         found = AttemptRow(*self._read(self._attempts, row, row + 1)[0].item())
         if not (found.state in _STATES and found.failure in _CLASSES and isfinite(found.started + found.ended)):
             raise OutputError(f"run file {self.path} is damaged: attempt row {row} makes no sense")
@@ -252,7 +216,7 @@ class RunFile:
 
     def extent_rows(self, lo: int, hi: int) -> Rows:
         """Rows [lo, hi) of `extents` (fields of `mpifarm.core.row.EXTENT_FIELDS`); ask for blocks, not for all."""
-        return self._read(self._extents, lo, hi)
+        return self._read(self._extents, lo, hi, blank=True)
 
     def output(self, row: int, stream: int) -> Iterator[bytes]:
         """What is kept of stdout or stderr of the attempt in `row`, in order. Raises OutputError at the end when it
@@ -301,13 +265,32 @@ class RunFile:
             events = self._file[EVENTS][:]
         except FAILURES as error:
             raise explain(self.path, "read", error) from error
-        return [(float(time), text.decode("utf-8", "replace")) for time, text in events if time]  # blank: see _Table
+        older = [] if self.older is None else self.older.events()
+        return older + [
+            (float(time), text.decode("utf-8", "replace")) for time, text in events if time
+        ]  # blank: see Table
 
-    def _read(self, table: _Table, lo: int, hi: int) -> Rows:
+    def _read(self, table: Table, lo: int, hi: int, *, blank: bool = False) -> Rows:
+        """`blank`: so are rows of a file that is missing, which then cost none of those after them."""
+        if 0 <= lo < table.first and lo < hi:
+            end = min(hi, table.first)
+            rows = self._read_older(table, lo, end, blank=blank)
+            return rows if end == hi else np.concatenate((rows, self._read(table, end, hi)))
         try:
             return table.read(lo, hi)
         except FAILURES as error:
             raise explain(self.path, "read", error) from error
+
+    def _read_older(self, table: Table, lo: int, hi: int, *, blank: bool) -> Rows:
+        older = self.older
+        if older is None and blank:
+            return np.zeros(hi - lo, table.dtype)
+        if older is None:
+            raise self.missing or OutputError(f"run file {self.path} is damaged")
+        rows = older._read(older._attempts if table is self._attempts else older._extents, lo, hi, blank=blank)
+        if len(rows) < hi - lo:
+            raise OutputError(f"run file {older.path} is damaged: {self.path} goes on from where it is not")
+        return rows
 
     def _pieces(self, key: tuple[int, int, int], stream: int, lo: int, hi: int, skip: int = 0) -> Iterator[bytes]:
         lease, task, attempt = key

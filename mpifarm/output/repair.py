@@ -23,6 +23,7 @@ from mpifarm.output import format
 from mpifarm.output.codec import expand
 from mpifarm.output.exported import EXPORT_ATTRIBUTE
 from mpifarm.output.format import ATTEMPTS, BYTES, CHUNK_BYTES, EVENTS, EXTENTS, FAILURES, NODES, explain
+from mpifarm.output.parts import Counts, before
 from mpifarm.output.reader import BLOCK_ROWS, RunFile, open_run
 from mpifarm.output.salvage import Arrays, Chunk
 from mpifarm.output.superblock import open_beneath
@@ -108,6 +109,11 @@ class _Repair:
         if not nodes:
             self._notes.append("the names of its nodes")
             nodes = [(f"node{number}", 1, 1) for number in range(1 + self._highest_node())]
+        earlier = before(path, attributes)
+        self._first = Counts() if earlier is None else earlier.counts
+        """What comes before is in the file that this one goes on from."""
+        if earlier is not None:
+            attributes |= earlier.attributes(out)
         self._file = format.create(out, {**attributes, "repaired_from": str(path)}, nodes)
 
     def go(self, told: Callable[[int], None]) -> Repaired:
@@ -201,7 +207,8 @@ class _Repair:
                 pool.id.write_direct_chunk((number * CHUNK_BYTES,), sound, 0 if deflated else 1)
             else:
                 lost += 1
-        lost += 1 + max(self._pool, default=-1) - len(self._pool)
+        first = self._first.bytes // CHUNK_BYTES
+        lost += max(first, 1 + max(self._pool, default=-1)) - first - len(self._pool)
         if lost:
             self._notes.append(f"{lost:,} chunks of {CHUNK_BYTES >> 10} KiB of output")
 
@@ -223,7 +230,8 @@ class _Repair:
             table.resize((number * count + len(rows),))
             table[number * count :] = rows
             lost += [(number * count + lo, number * count + hi) for lo, hi in _spans(blank[: len(rows)])]
-        return _joined(lost)
+        first = {ATTEMPTS: self._first.rows, EXTENTS: self._first.extents}.get(name, 0)
+        return [(max(lo, first), hi) for lo, hi in _joined(lost) if hi > first]
 
     def _rowless(self, run: RunFile) -> list[int]:
         """Tasks that wrote something and have no row."""

@@ -147,6 +147,8 @@ class Sweep(Pass):
         return self._sound
 
     def _begin(self, numbers: Ints, rows: Rows) -> None:
+        written = rows["lease"] != 0  # else it is blank: lost
+        numbers, rows = numbers[written], rows[written]
         names = ("stdout_bytes", "stdout_crc32", "stderr_bytes", "stderr_crc32")
         promised = zip(*(rows[name].tolist() for name in names))
         keys = zip(rows["lease"].tolist(), rows["task"].tolist(), rows["attempt"].tolist())

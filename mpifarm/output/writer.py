@@ -4,9 +4,12 @@ What HDF5 does when a disk fills up was found by making writes fail wherever one
 * A failed write leaves the chunk's address in the dataset's memory but not in its index. Written again, the chunk is
   on disk and nobody finds it: silent loss. Closing and reopening the dataset forgets the address, so that is what the
   next append does; no position is used up by an append that failed.
-* A failed flush can simply be repeated.
-* A failed fsync cannot: the kernel may have dropped the pages and calls the next one a success. Then the file is
-  `broken`: what was synced before stands, nothing more is accepted.
+* A flush that failed for want of room can be repeated, if HDF5 takes it: once it was in the middle of things it says
+  "slist already enabled" for ever.
+* A failed fsync cannot: the kernel may have dropped the pages and calls the next one a success.
+So whatever is not plainly a want of room makes the file `broken`: what was synced before stands, HDF5 is let go without
+another word, and who writes goes on in another file (see `mpifarm.output.parts`). The same goes for a file that is not
+what it was: somebody has written over it, or its name is gone.
 To let this happen rarely, an append first looks whether the file system has room. Quotas do not show there.
 Errors leave this module outside of `except`, for a traceback would keep the failed dataset open.
 """
@@ -24,7 +27,7 @@ import h5py
 import numpy as np
 
 from mpifarm.core.messages import Output
-from mpifarm.errors import OutputError
+from mpifarm.errors import NoRoom, OutputError
 from mpifarm.output.format import (
     ATTEMPTS,
     BYTES,
@@ -40,6 +43,10 @@ from mpifarm.output.format import (
     create,
     explain,
 )
+from mpifarm.output.parts import Before, Counts, displaced, save
+
+_HEAD_BYTES = 12
+"""Of the superblock: what never changes while it is written."""
 
 RESERVE_BYTES = 1 << 20
 """Stays free for the file's index, so that what was appended can still be flushed and closed."""
@@ -66,18 +73,29 @@ class Writer:
         compress: str = "gzip",
         *,
         made: bool = False,
+        after: Before | None = None,
     ) -> None:
-        """`made`: the file is there already, empty."""
+        """`made`: the file is there already, empty. `after`: it goes on from another."""
         self.path = Path(path)
         self.broken = ""
         """Why nothing more can be written for good; empty while a failed call may be tried again."""
-        self._file = create(path, attributes, nodes, compress, made=made)
+        self.displaced = False
+        """Its name is gone, or another's."""
+        about = attributes if after is None else {**attributes, **after.attributes(self.path)}
+        self._file = create(path, about, nodes, compress, made=made)
         self._descriptor: int = self._file.id.get_vfd_handle()
         self._datasets: dict[str, Any] = {}
         # Given to each write: h5py would build the type of 24 fields anew, a third of the cost of a small append.
         self._types = {name: self._file[name].id.get_type() for name in (EXTENTS, ATTEMPTS, EVENTS)}
-        self._counts = {BYTES: 0, EXTENTS: 0, ATTEMPTS: 0, EVENTS: 0}
+        rows, extents, size = Counts() if after is None else after.counts
+        self._counts = {BYTES: size, EXTENTS: extents, ATTEMPTS: rows, EVENTS: 0}
         self._room = 0
+        self._head = os.pread(self._descriptor, _HEAD_BYTES, 0)
+        self._flushed_bytes = os.fstat(self._descriptor).st_size
+
+    @property
+    def counts(self) -> Counts:
+        return Counts(self._counts[ATTEMPTS], self._counts[EXTENTS], self._counts[BYTES])
 
     @property
     def extents(self) -> int:
@@ -133,6 +151,22 @@ class Writer:
         except OSError as error:
             self.broken = str(explain(self.path, "sync", error))
         self._refuse_broken()
+        self.find()
+
+    def find(self) -> None:
+        """Its name is its own, still."""
+        if what := displaced(self.path, self._descriptor):
+            self.displaced = True
+            self.broken = f"run file {self.path} {what} while it was written"
+        self._refuse_broken()
+
+    def leave(self) -> Path:
+        """Let go of a broken file as it was after the last `sync`. Returns where it is. Raises OutputError when it has
+        no name any more and cannot be given one; it is let go all the same."""
+        try:
+            return save(self.path, self._descriptor) if self.displaced else self.path
+        finally:
+            self._let_go()
 
     def close(self) -> None:
         """Close the file and mark it finished. On error it is let go as it was after the last `sync`, and readable."""
@@ -143,20 +177,29 @@ class Writer:
             self._perform("close", self._end)
         except OutputError as error:
             failure = error
-        self._datasets.clear()
         if failure is not None:
-            # HDF5 cannot close without writing, and half of that would spoil what is there: let it write to nowhere.
-            nowhere = os.open(os.devnull, os.O_WRONLY)
-            os.dup2(nowhere, self._descriptor, inheritable=False)
-            os.close(nowhere)
+            self._let_go()
+            raise failure
+        self._datasets.clear()
         try:
             self._file.close()
         except FAILURES as error:
-            with suppress(*FAILURES):
-                self._file.close()  # the first one tried to write; this one lets go
-            failure = failure or explain(self.path, "close", error)
+            failure = explain(self.path, "close", error)
         if failure is not None:
+            self._let_go()
             raise failure
+
+    def _let_go(self) -> None:
+        """HDF5 cannot close without writing, and half of that would spoil what is there: let it write to nowhere."""
+        if not self._file:
+            return
+        self._datasets.clear()
+        nowhere = os.open(os.devnull, os.O_WRONLY)
+        os.dup2(nowhere, self._descriptor, inheritable=False)
+        os.close(nowhere)
+        for _ in range(2):  # the first one tries to write, the second lets go
+            with suppress(*FAILURES):
+                self._file.close()
 
     def _perform(self, action: str, write: Callable[[], None]) -> None:
         self._refuse_broken()
@@ -165,6 +208,9 @@ class Writer:
             write()
         except FAILURES as error:
             failure = explain(self.path, action, error)
+            if not isinstance(failure, NoRoom):
+                self.broken = str(failure)
+        self._refuse_broken()
         if failure is not None:
             self._datasets.clear()
             raise failure
@@ -203,11 +249,19 @@ class Writer:
         self._flush()
 
     def _flush(self) -> None:
+        self._refuse_overwritten()
         for name in (BYTES, EXTENTS, ATTEMPTS):  # in this order, so that a reader finds what it is pointed at
             self._dataset(name).flush()
         # A reader takes a file shorter than its superblock says for truncated, so the length goes first.
         os.ftruncate(self._descriptor, self._file.id.get_filesize())
         self._file.flush()
+        self._flushed_bytes = os.fstat(self._descriptor).st_size
+
+    def _refuse_overwritten(self) -> None:
+        head = os.pread(self._descriptor, _HEAD_BYTES, 0)
+        if head != self._head or os.fstat(self._descriptor).st_size < self._flushed_bytes:
+            self.broken = f"run file {self.path} was written over while it was written"
+            self._refuse_broken()
 
     def _need_room(self, size: int) -> None:
         """Refuse before HDF5 is touched when the file system would be full after `size` bytes more."""
@@ -216,7 +270,7 @@ class Writer:
             space = os.fstatvfs(self._descriptor)
             free = space.f_bavail * space.f_frsize - RESERVE_BYTES
             if space.f_blocks and free < size:  # some virtual file systems count no blocks at all
-                raise OutputError(
+                raise NoRoom(
                     f"cannot append to run file {self.path}: its file system is full "
                     f"({max(0, free + RESERVE_BYTES) >> 10} KiB left): make room"
                 )

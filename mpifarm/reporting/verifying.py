@@ -104,7 +104,7 @@ class Proving:
             yield from ((task, found) for task in places["task"].tolist())
             return
         run, sound = found
-        other = OutputError(f"its row in {path} is not the one that was recorded")
+        other = run.missing or OutputError(f"its row in {path} is not the one that was recorded")
         damaged = OutputError(f"its output in {path} is not what it wrote")
         try:
             rows, right = held_against(run, job, places)

@@ -15,7 +15,7 @@ from types import SimpleNamespace
 import h5py
 import pytest
 
-from mpifarm.errors import OutputError
+from mpifarm.errors import NoRoom, OutputError
 from mpifarm.output.format import FORMAT_VERSION, VERSION_ATTRIBUTE
 from mpifarm.output.reader import open_run
 from mpifarm.output.writer import RESERVE_BYTES
@@ -174,6 +174,23 @@ def sweep_limits(directory: Path, limits: range) -> None:
         with file_size_limit(limit) as lift:
             fill_up_and_go_on(path, directory / "copy.h5", lift, refusals=1 + limit % 3, rows=120)
         path.unlink()
+
+
+@pytest.mark.parametrize("limit", range(0, 9000, 1000))
+def test_no_room_while_the_file_is_made(tmp_path: Path, limit: int) -> None:
+    """Kind: the disk fills up at any write of the creation: a sentence, no crash of HDF5, and no file is left."""
+    path = tmp_path / "run.h5"
+    with file_size_limit(limit):
+        try:
+            writer = new_writer(path)
+        except NoRoom as error:
+            assert "cannot create run file" in str(error) and not path.exists()
+            return
+    assert limit > 4000
+    append_seeded(writer, 1, 10)
+    writer.close()
+    with open_run(path) as run:
+        assert_seeded(run, 1, range(10))
 
 
 def test_closing_while_the_disk_is_full(tmp_path: Path) -> None:
