@@ -30,6 +30,8 @@ _TAG = 1
 _BULK_TAG = 2
 """Of outputs: who cannot take more leaves them with their senders, and still hears everything else."""
 FINISH_POLL_S = 1e-3
+EXPLAIN_S = 1.0
+"""A launcher may end all copies with the first that leaves: that is the one that has explained."""
 
 NO_MPI = """no MPI library could be loaded: {reason}
   on a cluster: load the site's MPI module and build mpi4py against it: pip install --no-binary mpi4py mpi4py
@@ -90,8 +92,9 @@ class World:
         ):
             mpi4py.rc.finalize = False
             raise self._singletons()
-        with _clean_buffers():
-            MPI.Init_thread(MPI.THREAD_FUNNELED)  # the doors' threads never call MPI
+        if not MPI.Is_initialized():  # a site's Python, or a test's, may have done so
+            with _clean_buffers():
+                MPI.Init_thread(MPI.THREAD_FUNNELED)  # the doors' threads never call MPI
         self._comm: MPI.Intracomm = MPI.COMM_WORLD.Dup()
         self.rank: int = self._comm.Get_rank()
         self.size: int = self._comm.Get_size()
@@ -104,6 +107,8 @@ class World:
         """Only one of the copies explains; all of them end with the same error."""
         told = promised(os.environ)
         library = self._mpi.Get_library_version().strip().splitlines()[0][:60]
+        if not told.explains:
+            time.sleep(EXPLAIN_S)
         return SiteError(SINGLETONS.format(count=told.ranks, library=library) if told.explains else "")
 
     @property
