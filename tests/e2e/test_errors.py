@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import shlex
 import subprocess
-import sys
 from pathlib import Path
 
 import pytest
 
+from mpifarm.starting import own_command
 from tests.fix_farm import Farm
 
 pytestmark = [pytest.mark.postgres, pytest.mark.mpi_outside]
@@ -70,7 +71,7 @@ def test_a_launcher_of_another_protocol_is_told_before_mpi_starts(farm: Farm) ->
 
 def test_a_task_does_not_see_the_dsn_of_its_run(farm: Farm) -> None:
     dsn = farm.environ["MPIFARM_DSN"]
-    farm.submit(["env", f"{sys.executable} -m mpifarm report"])
+    farm.submit(["env", shlex.join(own_command("report"))])
     farm.run("run", ranks=2)
     assert dsn.encode() not in farm.output("1")
     assert b"--pass-dsn" in farm.output("2", "job", "--stderr")
