@@ -11,7 +11,7 @@ from __future__ import annotations
 import signal
 from collections import deque
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -81,6 +81,8 @@ class FileDoor(Door):
         """Files that were left; files that broke since the last good sync."""
         self._before = Before(Path(), Counts())
         """The last file that was left, where there is one."""
+        self._spare: Path | None = None
+        """One that broke before anything in it counted: the next takes its place."""
         self._synced = Counts()
         """As of the last good sync."""
         self._syncer = _Syncer(self._asks.put, inbox, on_bug)
@@ -276,9 +278,9 @@ class FileDoor(Door):
             why = f"{why}; its content is in {kept}" if broken.displaced else why
         self._tell(f"{why}; the run goes on in another file")
         if self._before.path.name and self._before.counts == self._synced and not broken.displaced:
-            kept.unlink(missing_ok=True)  # nothing in it counts
+            self._spare = kept  # nothing in it counts, but the queue may know its name: it leads to the one before
         else:
-            self._before = Before(kept, self._synced)
+            self._before, self._spare = Before(kept, self._synced), None
             self._parts += 1
         return why
 
@@ -295,6 +297,10 @@ class FileDoor(Door):
             for stored, output in self._unsynced:
                 appended = writer.append(output)
                 assert appended.first_row == stored.first_row
+            if self._spare is not None:
+                with suppress(OSError):  # its directory is gone, say: then it has a name of its own
+                    writer.path = path.replace(self._spare)
+                self._spare = None
         except OutputError:
             writer.broken = "given up"
             writer.leave()

@@ -255,9 +255,39 @@ def test_there_is_no_other_file(recording: Recording, monkeypatch: pytest.Monkey
     recording.append()
     recording.wait(lambda: any(event.fatal for event in recording.of(FileTrouble)), "it is told")  # type: ignore[attr-defined]
     recording.close()
-    assert [path.name for path in recording.paths[0].parent.iterdir()] == ["run.h5"]
-    with open_run(recording.paths[0]) as run:
+    assert set(recording.paths) == set(recording.paths[0].parent.iterdir())
+    with open_run(recording.paths[-1]) as run:
         assert_seeded(run, SEED, range(AT_ONCE))
+
+
+def test_the_last_file_that_was_told_leads_to_all_that_was_stored(
+    recording: Recording, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Kind: a file that the queue knows by name is gone. The second breaks before anything in it counts, then nothing
+    can be written any more, or whoever writes is killed: what is in the first is found through the second."""
+    recording.store()
+    monkeypatch.setattr("mpifarm.file_door.RETRY_S", 0.01)
+    failing(monkeypatch, "_flush", SLIST, 1)
+    recording.append()
+    recording.wait(lambda: len(recording.paths) == 2 and recording.rows == recording.asked, "it goes on in the second")
+    there: list[bool] = []
+    failing(monkeypatch, "_flush", SLIST, 2)
+    append = Writer.append
+
+    def watched(self: Writer, output: object) -> object:
+        there.append(recording.paths[-1].exists())
+        return append(self, output)
+
+    monkeypatch.setattr(Writer, "append", watched)
+    recording.append()
+    recording.wait(lambda: recording.rows == recording.asked, "it goes on in the third, the second of that name")
+    failing(monkeypatch, "_flush", SLIST, 1_000)
+    recording.append()
+    recording.wait(lambda: any(event.fatal for event in recording.of(FileTrouble)), "it is told")  # type: ignore[attr-defined]
+    recording.close()
+    assert len(recording.paths) > 3 and len(there) > 3 and all(there)
+    with open_run(recording.paths[-1]) as run:
+        assert_seeded(run, SEED, range(3 * AT_ONCE))
 
 
 def _refuse(self: Writer, _output: object) -> None:
