@@ -28,6 +28,7 @@ import psycopg
 from benchmarks.figures import emit, farm, scratch_farm
 from benchmarks.slow_wire import SlowWire
 from mpifarm.core.model import Block, RunId
+from mpifarm.core.needs import Needs
 from mpifarm.core.row import AttemptRow
 from mpifarm.core.verbs import Batch, RunInfo
 from mpifarm.local import find_mpiexec
@@ -51,12 +52,12 @@ def raw_copy(conninfo: str, tasks: int) -> float:
     """Tasks per second of COPY, binary to binary, of the rows that the last job has."""
     with psycopg.connect(conninfo, autocommit=True) as connection:
         job = connection.execute("SELECT max(id) FROM mpifarm.job").fetchone()
-        select = f"SELECT job, no, command, entry FROM mpifarm.task WHERE job = {job[0] if job else 0} ORDER BY no"
+        select = f"SELECT job, no, body, entry FROM mpifarm.task WHERE job = {job[0] if job else 0} ORDER BY no"
         with connection.cursor().copy(f"COPY ({select}) TO STDOUT (FORMAT BINARY)".encode()) as out:
             whole = b"".join([bytes(piece) for piece in out])
         connection.execute("CREATE TABLE raw (LIKE mpifarm.task INCLUDING ALL)")
         start = time.perf_counter()
-        with connection.cursor().copy("COPY raw (job, no, command, entry) FROM STDIN (FORMAT BINARY)") as into:
+        with connection.cursor().copy("COPY raw (job, no, body, entry) FROM STDIN (FORMAT BINARY)") as into:
             for place in range(0, len(whole), 1 << 20):
                 into.write(whole[place : place + (1 << 20)])
         seconds = time.perf_counter() - start
@@ -105,7 +106,7 @@ def play(conninfo: str, block: int) -> None:
     tasks, lease_s, record_s = 0, 0.0, 0.0
     while True:
         start = time.perf_counter()
-        grant = queue.lease(run, block, BYTES_MAX, 1 << 15)
+        grant = queue.lease(run, block, BYTES_MAX, Needs(1 << 15))
         lease_s += time.perf_counter() - start
         if not grant.blocks:
             if grant.ready_left:
@@ -183,17 +184,21 @@ def many_jobs(cwd: Path, environ: dict[str, str], conninfo: str, block: int) -> 
                         SELECT name || '.' || %(number)s, source, cwd, total, mean_bytes
                         FROM mpifarm.job ORDER BY id LIMIT 1 RETURNING id, total
                     ), tasks AS (
-                        INSERT INTO mpifarm.task (job, no, command) SELECT id, no, 'true'
+                        INSERT INTO mpifarm.task (job, no, body) SELECT id, no, 'true'
                         FROM made, generate_series(1, made.total) AS no
                     ), shapes AS (
-                        INSERT INTO mpifarm.shape SELECT id, 1, total + 1, 1, 0 FROM made
+                        INSERT INTO mpifarm.shape (job, kind, needs) SELECT id, 0, '{}' FROM made RETURNING job, id
+                    ), their_tasks AS (
+                        INSERT INTO mpifarm.task_shape (job, lo, hi, shape)
+                        SELECT made.id, 1, total + 1, shapes.id FROM made JOIN shapes ON shapes.job = made.id
                     )
-                    INSERT INTO mpifarm.ready (job, attempt, cpus, time_limit_s, lo, hi)
-                    SELECT id, 1, 1, 0, 1, total + 1 FROM made""",
+                    INSERT INTO mpifarm.ready (job, attempt, lo, hi, shape)
+                    SELECT made.id, 1, 1, total + 1, shapes.id FROM made JOIN shapes ON shapes.job = made.id""",
                     {"number": number},
                 )
             costs.append(drained(conninfo, 1, block, jobs=jobs))
-            connection.execute("TRUNCATE mpifarm.job, mpifarm.task, mpifarm.outcome, mpifarm.shape CASCADE")
+            tables = b", ".join(b"mpifarm.%b" % name for name in (b"job", b"task", b"outcome", b"shape", b"task_shape"))
+            connection.execute(b"TRUNCATE %b CASCADE" % tables)
     emit("queue", "cost per task with 1,000 jobs / with one", costs[1] / costs[0], "ratio")
 
 

@@ -25,6 +25,7 @@ from pathlib import Path
 from benchmarks.figures import emit, farm, scratch_farm
 from mpifarm.core.messages import Output
 from mpifarm.core.model import JobId, LeaseId, Limits
+from mpifarm.core.needs import Needs
 from mpifarm.core.row import ROW, STDOUT, AttemptRow, unpack_rows
 from mpifarm.core.verbs import Batch, RunInfo
 from mpifarm.output.writer import Writer
@@ -55,7 +56,7 @@ def fill(path: Path, environ: dict[str, str], tasks: int, size: int) -> None:
     queue.name_file(run, str(path))
     writer, packer = Writer(path, {"run": str(run)}, [("node1", 1, 8)]), ChunkPacker(Limits().chunk_bytes)
     now = time.time()
-    while blocks := queue.lease(run, 10_000, 16 << 20, 64).blocks:
+    while blocks := queue.lease(run, 10_000, 16 << 20, Needs(64)).blocks:
         for block in blocks:
             rows = []
             for task in range(block.lo, block.hi):

@@ -183,8 +183,8 @@ class QueueDoor(Door):
 
     def _answer(self, ask: Action) -> None:
         match ask:
-            case AskLease(tasks_max, cpus_max):
-                grant = self._queue.lease(self._run, tasks_max, self._limits.block_bytes_max, cpus_max)
+            case AskLease(tasks_max, room):
+                grant = self._queue.lease(self._run, tasks_max, self._limits.block_bytes_max, room)
                 self._post(Granted(grant))
             case AskRecord(batch):
                 self._post(Recorded(batch, self._queue.record(self._run, batch)))

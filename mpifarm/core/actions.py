@@ -10,6 +10,7 @@ from typing import NamedTuple
 
 from mpifarm.core.messages import Event, LinkMessage, Message, OpenFile, Output
 from mpifarm.core.model import LeaseId, RunId
+from mpifarm.core.needs import Needs
 from mpifarm.core.verbs import Batch, Grant, Order
 
 # --- actions ---------------------------------------------------------------------------------------------
@@ -37,7 +38,8 @@ class HoldLauncher:
 @dataclass(frozen=True, slots=True)
 class AskLease:
     tasks_max: int
-    cpus_max: int
+    room: Needs
+    """What the widest node has, and how many nodes there are."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -9,6 +9,7 @@ from heapq import heappop, heapreplace
 from mpifarm.core.job import JobText
 from mpifarm.core.messages import Deal, Want
 from mpifarm.core.model import Block, JobId
+from mpifarm.core.needs import Needs
 from mpifarm.core.stock import Stock
 
 
@@ -56,6 +57,11 @@ class Dealer:
     def cpus_max(self) -> int:
         """Cores of the widest node."""
         return max(self._sizes, default=0)
+
+    @property
+    def room(self) -> Needs:
+        """What a node may have, at most."""
+        return Needs(self.cpus_max)
 
     def knows(self, rank: int) -> bool:
         """Whether this leader was not given up."""

@@ -267,7 +267,7 @@ class Dispatcher:
         tasks = min(tasks, self._budget)
         if tasks > 0:
             self._leasing.asked(now)
-            actions.append(AskLease(tasks, self._dealer.cpus_max))
+            actions.append(AskLease(tasks, self._dealer.room))
 
     @property
     def _budget(self) -> int:

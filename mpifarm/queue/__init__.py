@@ -12,6 +12,7 @@ from __future__ import annotations
 from typing import Protocol
 
 from mpifarm.core.model import LeaseId, RunId
+from mpifarm.core.needs import Needs
 from mpifarm.core.verbs import Batch, Grant, Order, Return, RunInfo
 
 __all__ = ["Batch", "Grant", "Order", "Queue", "Return", "RunInfo"]
@@ -27,8 +28,8 @@ class Queue(Protocol):
     def name_file(self, run: RunId, path: str) -> None:
         """Say where the outputs of the run are."""
 
-    def lease(self, run: RunId, tasks_max: int, bytes_max: int, cpus_max: int) -> Grant:
-        """Claim up to `tasks_max` tasks (about `bytes_max` bytes of commands) that fit `cpus_max` cores and the
+    def lease(self, run: RunId, tasks_max: int, bytes_max: int, room: Needs) -> Grant:
+        """Claim up to `tasks_max` tasks (about `bytes_max` bytes of bodies) that fit a node with this `room` and the
         time the run has left, of the jobs and tags it works on, those of the highest priority first. QueueError when
         the run has ended."""
 

@@ -23,6 +23,7 @@ CAPS = {
     "counted": Cap(1000, "`Grant.at_least` names the counts that stopped"),
     "counted_ready": Cap(200, "`Grant.at_least`; counted with every lease, so fewer"),
     "hopped": Cap(2000, "where more ranges are ready their jobs are found by hopping along the index"),
+    "listed": Cap(100, "further shapes of a job are looked up for each range"),
     # A statement must not take as long as a silent connection is believed:
     "judged": Cap(10_000, "settling.judge goes on with the next waiting ranges"),
     "doomed": Cap(10_000, "the statement releases nothing, and settling.judge asks again, until fewer are cancelled"),

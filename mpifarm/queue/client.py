@@ -12,6 +12,7 @@ from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from pathlib import PurePath
 from typing import TYPE_CHECKING, Any
 
+from psycopg import Rollback
 from psycopg.types.json import Jsonb
 
 from mpifarm.core.job import Policy
@@ -94,6 +95,7 @@ class Client(Changes):
         with self._database.using() as connection:
             if terms.name is not None and connection.execute(SQL["job_named"], {"name": terms.name}).fetchone():
                 raise _taken(terms.name)
+            earlier: tuple[str, ...] = ()
             with connection.transaction():
                 job, before = terms.job, 0
                 if job is None:
@@ -106,7 +108,8 @@ class Client(Changes):
                 loading.load(parts, progress)
                 if loading.tasks + loading.skipped == 0:
                     raise UsageError(f"{source or 'the job'}: no tasks; nothing was submitted")
-                earlier: tuple[str, ...] = ()
+                if loading.tasks + before == 0:
+                    raise Rollback  # nothing stays, not even a shape
                 if loading.tasks:
                     _put_job(connection, terms, source, cwd, job, loading)
                     loading.make_ready()
@@ -197,12 +200,13 @@ class Client(Changes):
         """What the tasks from `lo` to `hi` need, as half-open ranges in order."""
         with self._database.using() as connection:
             rows = connection.execute(SQL["shapes"], {"job": job, "lo": lo, "hi": hi})
-            return [(first, end, Needs(cpus, time_limit_s=limit_s)) for first, end, cpus, limit_s in rows]
+            return [(first, end, Needs.from_json(needs)) for first, end, needs in rows]
 
-    def pending_cpus(self, job: JobId, lo: int = 1, hi: int = 2**31 - 1) -> dict[int, int]:
-        """Pending tasks from `lo` to `hi` by the cores they need."""
+    def pending(self, job: JobId, lo: int = 1, hi: int = 2**31 - 1) -> dict[Needs, int]:
+        """How many of the tasks from `lo` to `hi` are pending, by what they need."""
         with self._database.using() as connection:
-            return dict(connection.execute(SQL["ready_cpus"], {"job": job, "lo": lo, "hi": hi}).fetchall())
+            rows = connection.execute(SQL["ready_needs"], {"job": job, "lo": lo, "hi": hi})
+            return {Needs.from_json(needs): tasks for needs, tasks in rows}
 
     def failures(self, job: JobId) -> list[FailureLine]:
         """What went wrong, the most frequent first."""
@@ -272,7 +276,7 @@ def _size(connection: Connection, job: JobId, cwd: bytes) -> int:
 def _put_job(connection: Connection, terms: Terms, source: str, cwd: bytes, job: JobId, loading: Loading) -> None:
     """The row of the job: last, so that a submit that takes minutes keeps its name from nobody meanwhile."""
     if terms.job is not None:
-        grown = {"job": job, "tasks": loading.tasks, "command_bytes": loading.command_bytes}
+        grown = {"job": job, "tasks": loading.tasks, "body_bytes": loading.body_bytes}
         if not connection.execute(SQL["grow_job"], grown).rowcount:
             raise UsageError(f"job {job} is gone; nothing was submitted")
         return
@@ -281,7 +285,7 @@ def _put_job(connection: Connection, terms: Terms, source: str, cwd: bytes, job:
         "source": source,
         "cwd": cwd,
         "total": loading.tasks,
-        "mean_bytes": max(1.0, loading.command_bytes / loading.tasks),
+        "mean_bytes": max(1.0, loading.body_bytes / loading.tasks),
         "priority": terms.priority,
         "held": terms.held,
         "tags": Jsonb(dict(terms.tags)),

@@ -9,7 +9,8 @@ no more memory than ten thousand, also when every line needs something else.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator
+import json
+from collections.abc import Callable, Collection, Iterable, Iterator
 from itertools import chain, count, repeat, starmap
 from struct import Struct
 from typing import NamedTuple
@@ -17,7 +18,7 @@ from typing import NamedTuple
 from mpifarm.core.model import JobId, Kind, Parent, Part, TaskText
 from mpifarm.core.needs import Needs
 from mpifarm.errors import UsageError
-from mpifarm.queue.arrays import Float8s, Int4s
+from mpifarm.queue.arrays import Int2s, Int4s
 from mpifarm.queue.caps import cap
 from mpifarm.queue.connection import Connection
 from mpifarm.queue.statements import queries
@@ -27,7 +28,7 @@ SQL = queries()
 _HEADER = b"PGCOPY\n\xff\r\n\0" + bytes(8)
 _TRAILER = b"\xff\xff"
 _ROW = Struct(">hiiiii")
-"""Four columns: (length, job), (length, number), length of the command."""
+"""Four columns: (length, job), (length, number), length of the body."""
 _LENGTH = Struct(">i")
 _NULL = _LENGTH.pack(-1)
 
@@ -66,7 +67,7 @@ class Loading:
         self._connection, self._job, self._before, self._after = place
         self._ranges: list[_Range] = []
         self.tasks = 0
-        self.command_bytes = 0
+        self.body_bytes = 0
         self.skipped = 0
         """Tasks that were left out."""
         self.queued: dict[str, int] = {}
@@ -77,7 +78,7 @@ class Loading:
         """Other jobs that these wait for since tasks of theirs were left out."""
 
     def load(self, parts: Iterable[Part], progress: Callable[[int], None] | None = None) -> None:
-        """Raises UsageError for a command that cannot be run."""
+        """Raises UsageError for more tasks than a job holds."""
         pieces = self._pieces(parts)
         for piece in pieces:
             with self._connection.cursor().copy(self._COPY) as copy:
@@ -97,10 +98,10 @@ class Loading:
         """`keep`: the youngest range may still grow."""
         ranges = self._ranges[: len(self._ranges) - keep]
         del self._ranges[: len(ranges)]
+        shapes = self._shapes(dict.fromkeys((part.kind, part.needs) for part in ranges))
         values = {
             "job": self._job,
-            "cpus": Int4s([part.needs.cpus for part in ranges]),
-            "time_limit_s": Float8s([part.needs.time_limit_s for part in ranges]),
+            "shape": Int4s([shapes[part.kind, part.needs] for part in ranges]),
             "lo": Int4s([part.lo for part in ranges]),
             "hi": Int4s([part.hi for part in ranges]),
             "waits": Int4s([len(part.parents) for part in ranges]),
@@ -111,6 +112,12 @@ class Loading:
             names = ("lo", "hi", "parent", "parent_lo", "parent_hi", "any_end")
             columns = {name: Int4s(column) for name, column in zip(names, zip(*needs))}
             self._connection.execute(self._ADD_NEEDS, {"job": self._job, **columns})
+
+    def _shapes(self, wanted: Collection[tuple[Kind, Needs]]) -> dict[tuple[Kind, Needs], int]:
+        """The numbers of these shapes in the job; those that are new to it are added."""
+        kinds, needs = Int2s([kind for kind, _ in wanted]), [json.dumps(needs.to_json()) for _, needs in wanted]
+        rows = self._connection.execute(SQL["add_shapes"], {"job": self._job, "kind": kinds, "needs": needs})
+        return dict(zip(wanted, (number for (number,) in rows)))
 
     def _absolute(self, parent: Parent) -> tuple[int, int, int, int]:
         """Job, lo, hi, any: numbers within the submission as those within the job."""
@@ -136,16 +143,13 @@ class Loading:
         needs, texts, parents, kind = part
         first = self._before + self.tasks + 1
         if isinstance(texts[0], bytes):
-            commands, tails = texts, _NULLS
+            bodies, tails = texts, _NULLS
         else:
-            commands, tails = _columns(texts)
-        sizes = list(map(len, commands))
+            bodies, tails = _columns(texts)
+        sizes = list(map(len, bodies))
         heads = map(_ROW.pack, _FOUR, _FOUR, repeat(self._job), _FOUR, count(first), sizes)
-        if b"\0" in b"".join(commands):
-            no = first + next(at for at, command in enumerate(commands) if b"\0" in command)
-            raise UsageError(f"task {no}: its command holds a NUL byte, which no command line can")
-        rows.append(b"".join(chain.from_iterable(zip(heads, commands, tails))))
-        self.command_bytes += sum(sizes)
+        rows.append(b"".join(chain.from_iterable(zip(heads, bodies, tails))))
+        self.body_bytes += sum(sizes)
         self.tasks += len(texts)
         end = first + len(texts)
         if end > TASKS_MAX + 1:
@@ -157,8 +161,8 @@ class Loading:
 
 
 def _columns(texts: list[TaskText]) -> tuple[list[bytes], Iterable[bytes]]:
-    """Commands, and entries as they go over the wire."""
-    commands, entries = zip(*texts)
+    """Bodies, and entries as they go over the wire."""
+    bodies, entries = zip(*texts)
     if any(entry is not None for entry in entries):
-        return list(commands), [_NULL if entry is None else _LENGTH.pack(len(entry)) + entry for entry in entries]
-    return list(commands), _NULLS
+        return list(bodies), [_NULL if entry is None else _LENGTH.pack(len(entry)) + entry for entry in entries]
+    return list(bodies), _NULLS

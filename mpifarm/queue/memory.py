@@ -14,6 +14,7 @@ from itertools import islice
 
 from mpifarm.core.job import JobText, Policy
 from mpifarm.core.model import Block, FailureClass, JobId, LeaseId, RunId, Span, State
+from mpifarm.core.needs import Needs
 from mpifarm.core.verbs import Batch, CancelTasks, DrainRun, Grant, Order, Outcome, Return, RunInfo
 from mpifarm.errors import QueueError
 from mpifarm.queue.caps import cap
@@ -128,14 +129,14 @@ class MemoryQueue:
     def name_file(self, run: RunId, path: str) -> None:
         self._runs[run].file = path
 
-    def lease(self, run: RunId, tasks_max: int, bytes_max: int, cpus_max: int) -> Grant:
+    def lease(self, run: RunId, tasks_max: int, bytes_max: int, room: Needs) -> Grant:
         its = self._runs[run]
         if its.ended:
             raise QueueError(f"run {run} has ended; it can lease nothing")
         jobs = self._jobs_of(its.info)
         left_s = float("inf") if its.info.seconds_left is None else its.info.seconds_left - (self._now() - its.began)
         ready = [(job, part) for job in jobs for part in self._places.ready[job]]
-        narrow = [(job, part) for job, part in ready if part.needs.cpus <= cpus_max]
+        narrow = [(job, part) for job, part in ready if part.needs.fits(room)]
         fitting = [(job, part) for job, part in narrow if part.needs.time_limit_s <= left_s]
         ready_left, stopped = _counted((part for _, part in fitting), "counted_ready")
         blocks: list[Block] = []
@@ -158,7 +159,7 @@ class MemoryQueue:
         )
         if blocks:  # what only matters to a run that got nothing is counted only then
             return grant
-        too_wide, stopped_wide = _counted((part for _, part in ready if part.needs.cpus > cpus_max), "counted")
+        too_wide, stopped_wide = _counted((part for _, part in ready if not part.needs.fits(room)), "counted")
         too_long, stopped_long = _counted((part for _, part in narrow if part.needs.time_limit_s > left_s), "counted")
         waiting, stopped_waiting = _counted((part for job in jobs for part in self._places.waiting[job]), "counted")
         stops = {"too_wide": stopped_wide, "too_long": stopped_long, "waiting": stopped_waiting}
@@ -189,7 +190,7 @@ class MemoryQueue:
             self._places.ready[job].remove(part)
         self._leases[lease] = _Lease(run, job, taken, set(range(taken.lo, taken.hi)))
         texts = self._places.jobs[job].tasks[taken.lo - 1 : taken.hi - 1]
-        return Block(lease, job, taken.attempt, taken.needs, taken.lo, texts, taken.fails, taken.crashes)
+        return Block(lease, job, taken.attempt, taken.needs, taken.lo, texts, taken.fails, taken.crashes, taken.kind)
 
     def _silent(self, run: RunId) -> bool:
         return self._runs[run].ended or self._now() - self._runs[run].beat > SILENT_S
@@ -233,7 +234,7 @@ class MemoryQueue:
         lease.left.difference_update(range(span.lo, span.hi))
         self._returned.setdefault(span.lease, []).append(part)
         for lo, hi, never in _runs_by(range(span.lo, span.hi), lease.cancelled):
-            back = Range(lo, hi, span.attempt, lease.part.needs, span.fails, span.crashes)
+            back = Range(lo, hi, span.attempt, lease.part.needs, lease.part.kind, span.fails, span.crashes)
             never = never or part.failure is FailureClass.CANCELLED
             insort((self._places.cancelled if never else self._places.ready)[lease.job], back)
 

@@ -9,9 +9,10 @@ from bisect import insort
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
+from itertools import starmap
 
 from mpifarm.core.job import JobText
-from mpifarm.core.model import JobId, Parent, State, TaskText
+from mpifarm.core.model import JobId, Kind, Parent, Part, State, TaskText
 from mpifarm.core.needs import Needs
 from mpifarm.core.verbs import Outcome
 
@@ -22,7 +23,7 @@ class Job:
     tags: Mapping[str, str]
     max_fails: int | None
     tasks: list[TaskText] = field(default_factory=list)
-    shapes: list[Needs] = field(default_factory=list)
+    shapes: list[tuple[Needs, Kind]] = field(default_factory=list)
     needs: list[tuple[int, int, Parent]] = field(default_factory=list)
     """Tasks [lo, hi) wait for a parent, whose job is named."""
     priority: int = 0
@@ -41,6 +42,7 @@ class Range:
     hi: int
     attempt: int = field(compare=False)
     needs: Needs = field(compare=False)
+    kind: Kind = field(compare=False, default=Kind.COMMAND)
     fails: int = field(compare=False, default=0)
     crashes: int = field(compare=False, default=0)
 
@@ -68,16 +70,16 @@ class Places:
         job = self.jobs[number] = Job(text, tags, max_fails)
         self.ready[number], self.waiting[number], self.cancelled[number] = [], [], []
         ranges: list[Range] = []
-        for needs, texts, *more in parts:
+        for needs, texts, parents, kind in starmap(Part, parts):
             lo, hi = len(job.tasks) + 1, len(job.tasks) + len(texts) + 1
-            parents = more[0] if more else ()
-            job.tasks += texts
-            job.shapes += [needs] * len(texts)
+            job.tasks += (TaskText(text) if isinstance(text, bytes) else text for text in texts)
+            job.shapes += [(needs, kind)] * len(texts)
             job.needs += [(lo, hi, parent._replace(job=parent.job or number)) for parent in parents]
-            if ranges and ranges[-1].needs == needs and not parents and not job.parents(ranges[-1].lo):
+            free = ranges and not parents and not job.parents(ranges[-1].lo)
+            if free and (ranges[-1].needs, ranges[-1].kind) == (needs, kind):
                 ranges[-1].hi = hi
             else:
-                ranges.append(Range(lo, hi, 1, needs))
+                ranges.append(Range(lo, hi, 1, needs, kind))
         job.mean_bytes = max(1.0, sum(len(task.body) for task in job.tasks) / len(job.tasks))
         for part in ranges:
             self._place(number, part)
@@ -104,7 +106,7 @@ class Places:
             row = self.outcomes[job, task][0]
             if row.state != State.SUCCEEDED:
                 del self.outcomes[job, task]
-                back.append((job, Range(task, task + 1, row.attempt + 1, self.jobs[job].shapes[task - 1])))
+                back.append((job, Range(task, task + 1, row.attempt + 1, *self.jobs[job].shapes[task - 1])))
         back += [(job, replace(part, fails=0, crashes=0)) for part in self.cut(self.cancelled, job, lo, hi)]
         for of, part in back:  # grows: dependants of dependants
             for child, need_lo, need_hi in self._children(of, part):

@@ -5,14 +5,16 @@ The statements stand in sql/queries.sql. Imports psycopg: only rank 0 may load t
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from contextlib import AbstractContextManager, nullcontext
 from typing import Any
 
 import psycopg
 from psycopg.errors import UniqueViolation
+from psycopg.types.json import Jsonb
 
 from mpifarm.core.job import JobText, Policy
-from mpifarm.core.model import Block, FailureClass, JobId, LeaseId, Limits, RunId, State, TaskText
+from mpifarm.core.model import Block, FailureClass, JobId, Kind, LeaseId, Limits, RunId, State, TaskText
 from mpifarm.core.needs import Needs
 from mpifarm.core.row import AttemptRow, output_checksums
 from mpifarm.core.verbs import Batch, CancelTasks, DrainRun, Grant, Order, Return, RunInfo
@@ -39,6 +41,9 @@ SQL = queries()
 # 3.9, without 3.5 and 2.8, COPY in a transaction of its own 2.9 and 1.3. COPY would need four round trips and the fence
 # in Python for that; conflicts are rare enough to be met by trying again.
 _RECORD_NEW = SQL["record"].replace(b" ON CONFLICT (job, no) DO NOTHING", b"")
+_SHAPES_KEPT = 10_000
+_SHAPE = 13
+"""The place of its number in a row of `lease`."""
 _LEASE_WAITING = SQL["lease"].replace(b" SKIP LOCKED", b"")
 
 _COUNTS = ("ready_left", "too_wide", "silent", "too_long", "waiting", "others_slots")
@@ -56,6 +61,7 @@ class PostgresQueue:
         self._answer_lost = False  # a lease was asked for and no answer came
         self._record_lost = False  # the same of a record
         self._orders_seen: list[int] = []
+        self._shapes: dict[int, tuple[Kind, Needs]] = {}
 
     @classmethod
     def connect(cls, dsn: Dsn) -> PostgresQueue:
@@ -122,12 +128,13 @@ class PostgresQueue:
 
     # --- lease -----------------------------------------------------------------------------------------------
 
-    def lease(self, run: RunId, tasks_max: int, bytes_max: int, cpus_max: int) -> Grant:
+    def lease(self, run: RunId, tasks_max: int, bytes_max: int, room: Needs) -> Grant:
         values = {
+            **room._asdict(),
+            "resources": Jsonb(dict(room.resources)),
             "run": run,
             "tasks_max": tasks_max,
             "bytes_max": bytes_max,
-            "cpus_max": cpus_max,
             "leased": cap("leased"),
             "silent_s": SILENT_S,
         }
@@ -162,17 +169,28 @@ class PostgresQueue:
         blocks: list[Block] = []
         jobs: dict[JobId, JobText] = {}
         counts: list[int] = []
+        shapes = self._shapes_of(connection, {row[_SHAPE] for row in rows if row[_SHAPE] is not None})
         for row in rows:
             counts, (lease, *of_lease) = list(map(int, row[1:7])), row[7:]
             if lease is not None:
-                job, attempt, cpus, limit_s, lo, fails, crashes, name, cwd, policy, commands, entries = of_lease
-                tasks = list(map(TaskText, commands, entries) if entries else map(TaskText, commands))
-                needs = Needs(cpus, time_limit_s=limit_s)
-                blocks.append(Block(LeaseId(lease), JobId(job), attempt, needs, lo, tasks, fails, crashes))
+                job, attempt, lo, fails, crashes, shape, name, cwd, policy, bodies, entries = of_lease
+                tasks = list(map(TaskText, bodies, entries) if entries else map(TaskText, bodies))
+                kind, needs = shapes[shape]
+                blocks.append(Block(LeaseId(lease), JobId(job), attempt, needs, lo, tasks, fails, crashes, kind))
                 if job not in jobs:
                     jobs[job] = JobText(JobId(job), name, cwd, Policy.from_json(policy))
         at_least = frozenset(name for name, count in zip(_COUNTS, counts) if count >= _MORE)
         return Grant(tuple(blocks), tuple(jobs.values()), *(count % _MORE for count in counts), at_least=at_least)
+
+    def _shapes_of(self, connection: Connection, numbers: set[int]) -> Mapping[int, tuple[Kind, Needs]]:
+        """These shapes at least, one object for all leases of each; those that are not known yet are asked for."""
+        if numbers - self._shapes.keys():
+            if len(self._shapes) >= _SHAPES_KEPT:
+                self._shapes.clear()
+            unknown = Int4s(sorted(numbers - self._shapes.keys()))
+            for number, kind, needs in connection.execute(SQL["shapes_numbered"], {"shapes": unknown}):
+                self._shapes[number] = Kind(kind), Needs.from_json(needs)
+        return self._shapes
 
     # --- record ----------------------------------------------------------------------------------------------
 

@@ -12,7 +12,7 @@ from mpifarm.queue.statements import migrations, roles, schema
 ROLES = ("mpifarm_submitter", "mpifarm_runner", "mpifarm_reader")
 """Of roles.sql, which says what each may do."""
 
-VERSION = 2
+VERSION = 3
 """What this mpifarm speaks: the number of its migrations."""
 
 _LOCK = 0x6D70_6966_6172_6D00

@@ -41,7 +41,7 @@ class Screening(Loading):
         self._connection.execute(SQL["keep_unknown"], {"before": self._before})
         row = self._connection.execute(SQL["add_staged_tasks"]).fetchone()
         assert row is not None
-        self.tasks, self.command_bytes = row
+        self.tasks, self.body_bytes = row
 
     def make_ready(self) -> None:
         place = {"job": self._job, "before": self._before}

@@ -81,7 +81,7 @@ def _of_job(client: Client, job: JobSummary, dsn: str | None) -> list[str]:
 def _of_task(client: Client, job: JobSummary, task: TaskLine, dsn: str | None) -> list[str]:
     lines = [_past_line(past, (job.name, task.task)) for past in client.attempts(job.id, task.task)]
     if task.state == "pending":
-        ahead = sum(client.pending_cpus(job.id, 1, task.task).values())
+        ahead = sum(client.pending(job.id, 1, task.task).values())
         if ahead:
             lines.append(f"{ahead:,} pending tasks of its own job go before it")
         lines += why_pending(client, job, (task.task, task.task + 1), dsn)

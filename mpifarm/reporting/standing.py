@@ -6,9 +6,10 @@ Part of `reporting.explain`. Must never import click or mpi4py.
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from typing import TYPE_CHECKING
 
+from mpifarm.core.needs import Needs
 from mpifarm.reporting.report import run_command_here
 from mpifarm.units import format_seconds
 
@@ -26,9 +27,8 @@ def why_pending(client: Client, job: JobSummary, tasks: tuple[int, int], dsn: st
     live = [run for run in client.runs() if run.live]
     if not live:
         return [*lines, f"no run is live (start one: {run_command_here(dsn)})"]
-    cpus = client.pending_cpus(job.id, *tasks)
-    shortest_s = min((needs.time_limit_s for _, _, needs in client.shapes(job.id, *tasks)), default=0.0)
-    reasons = {run.id: _why_not(run, job, cpus, shortest_s) for run in live}
+    pending = client.pending(job.id, *tasks)
+    reasons = {run.id: _why_not(run, job, pending) for run in live}
     able = [run for run in live if reasons[run.id] is None]
     if not able:
         lines.append(f"no live run takes {'it' if tasks[1] - tasks[0] == 1 else 'them'}:")
@@ -36,10 +36,11 @@ def why_pending(client: Client, job: JobSummary, tasks: tuple[int, int], dsn: st
         if len(live) > RUNS_SHOWN:
             lines.append(f"  and {len(live) - RUNS_SHOWN:,} more")
         return lines
-    too_wide = sum(count for width, count in cpus.items() if width > max(map(_node_slots, able)))
+    too_wide = {its: tasks for its, tasks in pending.items() if not any(its.fits(_room(run)) for run in able)}
     if too_wide:
-        widest = max(map(_node_slots, able))
-        lines.append(f"{too_wide:,} need up to {max(cpus)} cores, and a node of the live runs has about {widest}")
+        most, widest = max(its.cpus for its in too_wide), max(_room(run).cpus for run in able)
+        count = sum(too_wide.values())
+        lines.append(f"{count:,} need up to {most} cores, and a node of the live runs has about {widest}")
     before = [
         other
         for other in client.jobs()
@@ -54,15 +55,17 @@ def why_pending(client: Client, job: JobSummary, tasks: tuple[int, int], dsn: st
     return lines or [f"nothing stands in the way: the next lease of run {named} may bring it"]
 
 
-def _why_not(run: RunLine, job: JobSummary, cpus: Mapping[int, int], time_limit_s: float) -> str | None:
-    """Why a live run takes none of these tasks; None: it may. `cpus`: how many of them need how many cores."""
+def _why_not(run: RunLine, job: JobSummary, pending: Collection[Needs]) -> str | None:
+    """Why a live run takes none of the tasks that need this; None: it may."""
     if run.jobs and job.name not in run.jobs:
         return f"works on --jobs {','.join(run.jobs)}"
     if not chosen(run, job.name, dict(job.tags)):
         has = ", ".join(f"{name}={value}" if value else name for name, value in job.tags) or "no tag"
         return f"works on --tags {','.join(run.tags)}, and the job has {has}"
-    if cpus and min(cpus) > _node_slots(run):
-        return f"has about {_node_slots(run)} cores in a node, and {min(cpus)} are needed"
+    room = _room(run)
+    if pending and not any(its.fits(room) for its in pending):
+        return f"has about {room.cpus} cores in a node, and {min(its.cpus for its in pending)} are needed"
+    time_limit_s = min((its.time_limit_s for its in pending if its.fits(room)), default=0.0)
     left_s = None if run.ends is None else max(0.0, run.ends - time.time())
     if left_s is not None and time_limit_s > left_s:
         limit = format_seconds(time_limit_s)
@@ -82,5 +85,6 @@ def _fits(word: str, tags: Mapping[str, str]) -> bool:
     return word in ("*", *tags) or (bool(equals) and tags.get(name) == value)
 
 
-def _node_slots(run: RunLine) -> int:
-    return run.slots // max(1, run.nodes)
+def _room(run: RunLine) -> Needs:
+    """What a node of the run has, about."""
+    return Needs(cpus=run.slots // max(1, run.nodes))

@@ -7,7 +7,7 @@ from dataclasses import replace
 import pytest
 
 from mpifarm.core.job import Policy
-from mpifarm.core.model import FailureClass, JobId, Parent, Part, State, TaskText
+from mpifarm.core.model import FailureClass, JobId, Kind, Parent, Part, State, TaskText
 from mpifarm.core.needs import Needs
 from mpifarm.core.verbs import CancelTasks, DrainRun
 from mpifarm.errors import QueueError
@@ -51,11 +51,37 @@ class LeaseContract:
     def test_what_is_too_wide_stays(self, world: World) -> None:
         job = world.submit(like_tasks(5, Needs(8)) + like_tasks(5))
         run = world.queue.open_run(HERE)
-        grant = lease(world.queue, run, cpus_max=4)
+        grant = lease(world.queue, run, room=Needs(4))
         assert [(block.lo, block.hi) for block in grant.blocks] == [(6, 11)]
-        grant = lease(world.queue, run, cpus_max=4)
+        grant = lease(world.queue, run, room=Needs(4))
         assert (grant.ready_left, grant.too_wide) == (0, 5)
         assert world.counts(job) == {"pending": 5, "running": 5}
+
+    @pytest.mark.parametrize(
+        "more",
+        [
+            {"memory_bytes": 1},
+            {"gpu_millis": 1001},
+            {"nodes": 3},
+            {"resources": (("disk", 6),)},
+            {"resources": (("x", 1),)},
+        ],
+    )
+    def test_what_a_node_lacks_stays(self, world: World, more: dict[str, int]) -> None:
+        room = Needs(4, 0, 1000, (("disk", 5),), nodes=2)
+        job = world.submit(like_tasks(5, Needs()._replace(**more)) + like_tasks(5, room))
+        run = world.queue.open_run(HERE)
+        (block,) = lease(world.queue, run, room=room).blocks
+        assert (block.lo, block.hi, block.needs) == (6, 11, room)
+        grant = lease(world.queue, run, room=room)
+        assert (grant.ready_left, grant.too_wide, grant.too_long) == (0, 5, 0)
+        assert world.counts(job) == {"pending": 5, "running": 5}
+
+    def test_a_body_is_not_looked_into(self, world: World) -> None:
+        texts = [TaskText(b"\0\xff\n", b"\0"), TaskText(b"")]
+        world.submit_on(Terms("job"), Part(Needs(), texts, (), Kind.COMMAND))
+        block = one(world.queue, world.queue.open_run(HERE))
+        assert (block.kind, list(block.tasks)) == (Kind.COMMAND, texts)
 
     def test_bounds_the_bytes_but_gives_at_least_one(self, world: World) -> None:
         world.submit([(Needs(), [TaskText(b"x" * 1000)] * 20)])

@@ -99,7 +99,9 @@ def test_more_fail_than_one_retry_takes_back(world: World, monkeypatch: pytest.M
     assert world.counts(job) == {"pending": 10}
 
 
-@pytest.mark.parametrize("caps", [{"leased": 3}, {"leased": 3, "counted_ready": 4}, {"hopped": 2, "leased": 2}])
+@pytest.mark.parametrize(
+    "caps", [{"leased": 3}, {"leased": 3, "counted_ready": 4}, {"hopped": 2, "leased": 2, "listed": 1}]
+)
 def test_more_ranges_are_ready_than_one_lease_takes(
     world: World, monkeypatch: pytest.MonkeyPatch, caps: dict[str, int]
 ) -> None:

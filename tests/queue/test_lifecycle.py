@@ -132,6 +132,23 @@ def test_dedupe_skips_what_succeeded_here(world: PostgresWorld) -> None:
     nothing = world.client.submit_on(Terms(dedupe=True), "f", b"/tmp", [(Needs(), [TaskText(b"a")])])
     assert nothing[:4] == (None, 0, 1, ())
     assert len(world.client.jobs()) == 3
+    row = world.plain.execute("SELECT count(DISTINCT job) FROM mpifarm.shape").fetchone()
+    assert row == (3,), "the shapes of a job that was not made are left"
+
+
+def test_a_job_keeps_each_shape_once(world: PostgresWorld) -> None:
+    wide = Needs(4, 1 << 30, 500, (("disk", 2), ("licence", 1000)), nodes=2, ranks=8, time_limit_s=0.1, category="x")
+    job = world.submit(like_tasks(1) + like_tasks(1, wide) + like_tasks(1))
+    world.client.submit_on(Terms(job=job), "f", b"/tmp", like_tasks(1, wide) + like_tasks(1, Needs(2)) + like_tasks(1))
+    new = [(Needs(2), [TaskText(b"new 1"), TaskText(b"new 2")]), (wide, [TaskText(b"new 3")])]
+    world.client.submit_on(Terms(job=job, dedupe=True), "f", b"/tmp", new)
+    world.submit(like_tasks(1), "another")
+    row = world.plain.execute("SELECT count(*) FROM mpifarm.shape WHERE job = %s", [job]).fetchone()
+    assert row == (3,)
+    needs = [*[Needs(), wide, Needs()], *[wide, Needs(2), Needs()], *[Needs(2), wide]]
+    assert [its for _, _, its in world.client.shapes(job)] == needs
+    assert world.client.pending(job, 2) == {Needs(): 2, wide: 3, Needs(2): 3}
+    world.check()
 
 
 @pytest.mark.parametrize("once", [False, True])
@@ -330,8 +347,8 @@ def test_drop_deletes_all_of_a_job(world: PostgresWorld) -> None:
     world.pass_time(2 * LEASE_S)
     world.client.drop(job)
     assert [found.name for found in world.client.jobs()] == ["kept"]
-    tables = ("task", "shape", "ready", "waiting", "need", "request", "lease", "outcome", "past", "cancelled", "tally")
-    for table in (*tables, "submission"):
+    tables = ("task", "shape", "task_shape", "ready", "waiting", "need", "request", "lease", "outcome", "past")
+    for table in (*tables, "cancelled", "tally", "submission"):
         column = "id" if table == "job" else "job"
         row = world.plain.execute(f"SELECT count(*) FROM mpifarm.{table} WHERE {column} = {job}".encode()).fetchone()
         assert row == (0,), table

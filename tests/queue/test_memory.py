@@ -66,7 +66,7 @@ class Play:
         queue = self.world.queue
         if verb == "lease":
             run = self.runs[which]
-            self.blocks += [(run, block) for block in queue.lease(run, count, MANY, extra).blocks]
+            self.blocks += [(run, block) for block in queue.lease(run, count, MANY, Needs(extra)).blocks]
         elif verb == "expire":
             self.world.pass_time(LEASE_S + 1)
             for run in self.runs[:which]:

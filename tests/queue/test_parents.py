@@ -276,7 +276,7 @@ def test_a_submit_and_the_end_of_its_parent_at_once(world: PostgresWorld, pg_dsn
             [job],
         )
         world.plain.execute("INSERT INTO mpifarm.task VALUES (%s, 1, 'true')", [job])
-        world.plain.execute("INSERT INTO mpifarm.waiting VALUES (DEFAULT, %s, 1, 1, 0, 1, 2)", [job])
+        world.plain.execute("INSERT INTO mpifarm.waiting (job, attempt, lo, hi, shape) VALUES (%s, 1, 1, 2, 1)", [job])
         world.plain.execute("INSERT INTO mpifarm.need VALUES (%s, 1, 2, %s, 1, 2, false)", [job, first])
     thread.join(30)
     recording.close()

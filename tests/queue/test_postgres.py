@@ -161,7 +161,9 @@ def test_hot_statements_never_scan_a_table_of_tasks(world: PostgresWorld) -> Non
     for statement in (
         "INSERT INTO mpifarm.task SELECT 1, no, 'true' FROM generate_series(2, %(tasks)s) AS no",
         "UPDATE mpifarm.job SET total = %(tasks)s",
-        "UPDATE mpifarm.shape SET hi = %(tasks)s + 1",
+        "UPDATE mpifarm.task_shape SET hi = %(tasks)s + 1",
+        """INSERT INTO mpifarm.shape (job, kind, needs)
+            SELECT 2, 0, jsonb_build_object('time_limit_s', no) FROM generate_series(1, %(tasks)s / 100) AS no""",
         "UPDATE mpifarm.ready SET lo = %(tasks)s / 2 + 1, hi = %(tasks)s + 1",
         """INSERT INTO mpifarm.outcome (job, no, lease, run, file_row, started, seconds, node, attempt, state, failure)
             SELECT 1, no, 1, 1, no, 0, 0, 0, 1, 0, 0 FROM generate_series(1, %(tasks)s / 2) AS no""",
@@ -173,7 +175,8 @@ def test_hot_statements_never_scan_a_table_of_tasks(world: PostgresWorld) -> Non
     some = list(range(block.lo, block.hi))
     leases, reals = [block.lease] * len(some), [1.0] * len(some)
     values: dict[str, dict[str, object]] = {
-        "lease": {"tasks_max": 1000, "bytes_max": 1 << 20, "cpus_max": 8, "leased": 64, "silent_s": 15.0},
+        "lease": {"tasks_max": 1000, "bytes_max": 1 << 20, "leased": 64, "silent_s": 15.0}
+        | Needs(8)._asdict() | {"resources": "{}"},
         "record": {
             "leases": [block.lease], "done": [block.lease], "lease": leases, "no": some,
             "file_row": some, "started": reals, "seconds": reals, "node": some,
@@ -185,10 +188,12 @@ def test_hot_statements_never_scan_a_table_of_tasks(world: PostgresWorld) -> Non
         "lock_gates": {"job": [job] * len(some), "lo": some, "hi": [no + 1 for no in some]},
         "judge": {"gates": some},
         "put_back": {"leases": [block.lease]},
+        "add_shapes": {"job": job, "kind": [0] * 1000, "needs": [f'{{"cpus": {cpus}}}' for cpus in some]},
     }  # fmt: skip
     for known in ("", "ANALYZE mpifarm.task", "ANALYZE mpifarm.outcome", "ANALYZE"):
         world.plain.execute(known.encode())
         for name, arguments in values.items():
             rows = world.plain.execute(b"EXPLAIN " + SQL[name], {"run": run, **arguments})
             plan = "\n".join(row[0] for row in rows)
-            assert "Seq Scan on task" not in plan and "Seq Scan on outcome" not in plan, f"{known} {name}\n{plan}"
+            for table in ("task", "outcome", "shape"):
+                assert f"Seq Scan on {table}" not in plan, f"{known} {name}\n{plan}"

@@ -160,7 +160,7 @@ def report(dsn: Dsn, job: JobId) -> None:
         assert [line.task for line in client.tasks(job)] == [1, 2, 3, 4, 5, 6, 7, 8]
         assert len(list(client.tasks(job, states=["failed", "cancelled"]))) == 3
         assert client.find("job").total == 8 and client.jobs() and client.runs(job)
-        assert client.failures(job) and client.durations(job) and client.shapes(job) and client.pending_cpus(job)
+        assert client.failures(job) and client.durations(job) and client.shapes(job) and client.pending(job)
         assert client.attempts(job, 1) == [] and client.taken_back(client.runs()[0].id) == []
         assert (
             client.needed(job, 7)

@@ -23,6 +23,7 @@ from mpifarm.queue.statements import filled, queries
 
 MANY = 1 << 30
 LEASE_S = 60.0
+ROOM = Needs(cpus=64)
 HERE = RunInfo(
     "a-host", 1, "no-boot", "slurm 77", "mpifarm run", "1.0", nodes=2, ranks=8, slots=8, node_names=("n0", "n1")
 )
@@ -69,8 +70,8 @@ def span(block: Block, lo: int, hi: int, attempt: int | None = None) -> Span:
     return Span(block.lease, block.job, lo, hi, block.attempt + 1 if attempt is None else attempt)
 
 
-def lease(queue: Queue, run: RunId, tasks_max: int = MANY, bytes_max: int = MANY, cpus_max: int = 64) -> Grant:
-    return queue.lease(run, tasks_max, bytes_max, cpus_max)
+def lease(queue: Queue, run: RunId, tasks_max: int = MANY, bytes_max: int = MANY, room: Needs = ROOM) -> Grant:
+    return queue.lease(run, tasks_max, bytes_max, room)
 
 
 def one(queue: Queue, run: RunId, tasks_max: int = MANY) -> Block:

@@ -79,8 +79,8 @@ def test_the_tail_is_shared(tasks: int, seconds: float) -> None:
 class Alone(MemoryQueue):
     """Lets every run think that it is alone."""
 
-    def lease(self, run: RunId, tasks_max: int, bytes_max: int, cpus_max: int) -> Grant:
-        return replace(super().lease(run, tasks_max, bytes_max, cpus_max), others_slots=0)
+    def lease(self, run: RunId, tasks_max: int, bytes_max: int, room: Needs) -> Grant:
+        return replace(super().lease(run, tasks_max, bytes_max, room), others_slots=0)
 
 
 def test_a_run_that_knows_of_no_others_takes_too_much() -> None:

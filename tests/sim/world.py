@@ -296,8 +296,8 @@ class Run:
     def _ask_queue(self, ask: Any) -> None:
         queue, reply = self.world.queue, None
         match ask:
-            case act.AskLease(tasks_max, cpus_max):
-                reply = act.Granted(queue.lease(self.id, tasks_max, LIMITS.block_bytes_max, cpus_max))
+            case act.AskLease(tasks_max, room):
+                reply = act.Granted(queue.lease(self.id, tasks_max, LIMITS.block_bytes_max, room))
             case act.AskRecord(batch):
                 for row, file_row, _ in batch.outcomes:
                     assert file_row is not None or row.failure in (FailureClass.LOST, FailureClass.CANCELLED)

@@ -44,6 +44,14 @@ WITH RECURSIVE live AS MATERIALIZED (
     SELECT job FROM hop
     UNION ALL
     SELECT DISTINCT job FROM few WHERE (SELECT count(*) FROM few) < :hopped
+), offered AS NOT MATERIALIZED (
+    -- Whether a node of this run has what tasks of a shape need, and whether they can end in time.
+    SELECT shape.id, shape.job, shape.kind, shape.needs,
+        shape.cpus <= %(cpus)s AND shape.memory_bytes <= %(memory_bytes)s AND shape.gpu_millis <= %(gpu_millis)s
+        AND shape.nodes <= %(nodes)s
+        AND (shape.resources IS NULL OR mpifarm.within(shape.resources, %(resources)s)) AS fits,
+        coalesce(shape.time_limit_s <= (SELECT left_s FROM live), true) AS ends_in_time
+    FROM mpifarm.shape
 ), open AS MATERIALIZED (
     SELECT job.id, job.name, job.cwd, job.priority, job.mean_bytes, job.policy, route.nth AS route
     FROM live CROSS JOIN with_ready JOIN mpifarm.job ON job.id = with_ready.job
@@ -55,13 +63,24 @@ WITH RECURSIVE live AS MATERIALIZED (
     WHERE NOT job.held AND (live.jobs = '{}' OR job.name = ANY(live.jobs))
     AND (live.tags = '{}' OR route.nth IS NOT NULL)
     ORDER BY route.nth, job.priority DESC, job.id
+), routed AS MATERIALIZED (
+    -- With some of the shapes that this run takes of each job, listed when the job is looked at; others are looked up for
+    -- each range, never joined: the planner must not read the ranges in another order.
+    SELECT open.*, ARRAY(
+        SELECT id FROM (
+            SELECT * FROM offered WHERE offered.job = open.id ORDER BY kind, needs LIMIT :listed
+        ) AS first WHERE fits AND ends_in_time
+    ) AS taken
+    FROM open
 ), locked AS MATERIALIZED (
     -- A nested loop, in the order of `open`: only as many rows are locked as are looked at.
-    SELECT best.*, open.route, open.priority, open.mean_bytes
-    FROM live CROSS JOIN open CROSS JOIN LATERAL (
+    SELECT best.*, routed.route, routed.priority, routed.mean_bytes
+    FROM routed CROSS JOIN LATERAL (
         SELECT * FROM mpifarm.ready
-        WHERE ready.job = open.id AND ready.cpus <= %(cpus_max)s
-        AND (live.left_s IS NULL OR ready.time_limit_s <= live.left_s)
+        WHERE ready.job = routed.id AND (
+            ready.shape = ANY(routed.taken)
+            OR (SELECT fits AND ends_in_time FROM offered WHERE offered.id = ready.shape)
+        )
         ORDER BY ready.lo LIMIT %(leased)s
         FOR UPDATE SKIP LOCKED
     ) AS best
@@ -87,8 +106,8 @@ WITH RECURSIVE live AS MATERIALIZED (
     UPDATE mpifarm.ready SET lo = ready.lo + cut.take FROM cut
     WHERE ready.id = cut.id AND cut.take > 0 AND cut.take < cut.hi - cut.lo
 ), given AS (
-    INSERT INTO mpifarm.lease (run, job, attempt, cpus, time_limit_s, lo, hi, fails, crashes)
-    SELECT %(run)s, job, attempt, cpus, time_limit_s, lo, lo + take, fails, crashes FROM cut WHERE take > 0 ORDER BY nth
+    INSERT INTO mpifarm.lease (run, job, attempt, lo, hi, fails, crashes, shape)
+    SELECT %(run)s, job, attempt, lo, lo + take, fails, crashes, shape FROM cut WHERE take > 0 ORDER BY nth
     RETURNING *
 )
 SELECT
@@ -97,14 +116,17 @@ SELECT
     -- counted only then.
     (SELECT CASE count(*) WHEN :counted_ready THEN 1::bigint << 40 ELSE 0 END + greatest(0, coalesce(sum(tasks), 0)
         - (SELECT coalesce(sum(take) FILTER (WHERE take > 0), 0) FROM cut)) FROM (
-        SELECT r.hi - r.lo AS tasks FROM live CROSS JOIN open CROSS JOIN LATERAL (
-            SELECT lo, hi FROM mpifarm.ready WHERE ready.job = open.id AND ready.cpus <= %(cpus_max)s
-            AND (live.left_s IS NULL OR ready.time_limit_s <= live.left_s) LIMIT :counted_ready
+        SELECT r.hi - r.lo AS tasks FROM routed CROSS JOIN LATERAL (
+            SELECT lo, hi FROM mpifarm.ready WHERE ready.job = routed.id AND (
+                ready.shape = ANY(routed.taken)
+                OR (SELECT fits AND ends_in_time FROM offered WHERE offered.id = ready.shape)
+            ) LIMIT :counted_ready
         ) AS r LIMIT :counted_ready) AS fitting
     ) AS ready_left,
     CASE WHEN EXISTS (SELECT FROM given) THEN 0 ELSE (SELECT CASE count(*) WHEN :counted THEN 1::bigint << 40 ELSE 0 END + coalesce(sum(tasks), 0) FROM (
         SELECT r.hi - r.lo AS tasks FROM open CROSS JOIN LATERAL (
-            SELECT lo, hi FROM mpifarm.ready WHERE ready.job = open.id AND ready.cpus > %(cpus_max)s LIMIT :counted
+            SELECT lo, hi FROM mpifarm.ready WHERE ready.job = open.id
+            AND NOT (SELECT fits FROM offered WHERE offered.id = ready.shape) LIMIT :counted
         ) AS r LIMIT :counted) AS wide
     ) END AS too_wide,
     CASE WHEN EXISTS (SELECT FROM given) THEN 0 ELSE (SELECT coalesce(sum(lease.hi - lease.lo), 0)
@@ -115,9 +137,9 @@ SELECT
         AND (run.ended IS NOT NULL OR heartbeat.beat < clock_timestamp() - make_interval(secs => %(silent_s)s))
     ) END AS silent,
     CASE WHEN EXISTS (SELECT FROM given) THEN 0 ELSE (SELECT CASE count(*) WHEN :counted THEN 1::bigint << 40 ELSE 0 END + coalesce(sum(tasks), 0) FROM (
-        SELECT r.hi - r.lo AS tasks FROM live CROSS JOIN open CROSS JOIN LATERAL (
-            SELECT lo, hi FROM mpifarm.ready
-            WHERE ready.job = open.id AND ready.cpus <= %(cpus_max)s AND ready.time_limit_s > live.left_s LIMIT :counted
+        SELECT r.hi - r.lo AS tasks FROM open CROSS JOIN LATERAL (
+            SELECT lo, hi FROM mpifarm.ready WHERE ready.job = open.id
+            AND (SELECT fits AND NOT ends_in_time FROM offered WHERE offered.id = ready.shape) LIMIT :counted
         ) AS r LIMIT :counted) AS long
     ) END AS too_long,
     CASE WHEN EXISTS (SELECT FROM given) THEN 0 ELSE (SELECT CASE count(*) WHEN :counted THEN 1::bigint << 40 ELSE 0 END + coalesce(sum(tasks), 0) FROM (
@@ -129,20 +151,24 @@ SELECT
         WHERE run.id <> %(run)s AND run.ended IS NULL
         AND heartbeat.beat >= clock_timestamp() - make_interval(secs => %(silent_s)s)
     ) AS others_slots,
-    given.id, given.job, given.attempt, given.cpus, given.time_limit_s, given.lo, given.fails, given.crashes,
-    open.name, open.cwd, open.policy, texts.*
+    given.id, given.job, given.attempt, given.lo, given.fails, given.crashes,
+    given.shape, open.name, open.cwd, open.policy, texts.*
 FROM (SELECT) AS always
 LEFT JOIN given ON true
 LEFT JOIN open ON open.id = given.job
 LEFT JOIN LATERAL (
-    SELECT array_agg(command) AS commands, CASE WHEN count(entry) > 0 THEN array_agg(entry) END AS entries
+    SELECT array_agg(body) AS bodies, CASE WHEN count(entry) > 0 THEN array_agg(entry) END AS entries
     FROM (
-        SELECT command, entry FROM mpifarm.task
+        SELECT body, entry FROM mpifarm.task
         WHERE task.job = given.job AND task.no >= given.lo AND task.no < given.hi
         ORDER BY task.no
     ) AS in_order
 ) AS texts ON true
 ORDER BY given.id
+
+-- shapes_numbered --
+-- Asked once for each shape that a run meets: a lease brings its number.
+SELECT id, kind, needs FROM mpifarm.shape WHERE id = ANY(%(shapes)s)
 
 -- await_leases --
 -- A lease statement of a lost connection may still be at work; it holds this row until it has ended.
@@ -152,14 +178,14 @@ SELECT id FROM mpifarm.run WHERE id = %(run)s FOR UPDATE
 -- What an answer that never arrived held: the columns of `lease`.
 SELECT
     true AS live, 0 AS ready_left, 0 AS too_wide, 0 AS silent, 0 AS too_long, 0 AS waiting, 0 AS others_slots,
-    lease.id, lease.job, lease.attempt, lease.cpus, lease.time_limit_s, lease.lo, lease.fails, lease.crashes,
-    job.name, job.cwd, job.policy, texts.*
+    lease.id, lease.job, lease.attempt, lease.lo, lease.fails, lease.crashes,
+    lease.shape, job.name, job.cwd, job.policy, texts.*
 FROM mpifarm.lease
 JOIN mpifarm.job ON job.id = lease.job
 CROSS JOIN LATERAL (
-    SELECT array_agg(command) AS commands, CASE WHEN count(entry) > 0 THEN array_agg(entry) END AS entries
+    SELECT array_agg(body) AS bodies, CASE WHEN count(entry) > 0 THEN array_agg(entry) END AS entries
     FROM (
-        SELECT command, entry FROM mpifarm.task
+        SELECT body, entry FROM mpifarm.task
         WHERE task.job = lease.job AND task.no >= lease.lo AND task.no < lease.hi
         ORDER BY task.no
     ) AS in_order
@@ -174,7 +200,9 @@ ORDER BY lease.id
 -- OFFSET 0 keeps the planner to looking up rows one by one, whatever the statistics of tables that grow by the second:
 -- joined, it may read all of `outcome`.
 WITH held AS MATERIALIZED (
-    SELECT id, run, job, attempt, cpus, time_limit_s, lo, hi, given FROM mpifarm.lease
+    SELECT id, run, job, attempt, lo, hi, given, shape,
+        (SELECT cpus FROM mpifarm.shape WHERE shape.id = lease.shape) AS cpus
+    FROM mpifarm.lease
     WHERE id = ANY(%(leases)s) AND run = %(run)s
     ORDER BY id FOR UPDATE
 ), ended AS (
@@ -212,7 +240,7 @@ WITH held AS MATERIALIZED (
     ON CONFLICT (lease, lo) DO NOTHING
     RETURNING lease, lo, hi, failure
 ), next AS (
-    SELECT held.job, span.attempt, held.cpus, held.time_limit_s, span.lo, span.hi, span.fails, span.crashes,
+    SELECT held.job, span.attempt, held.shape, span.lo, span.hi, span.fails, span.crashes,
         given_back.failure = 8 AS never
     FROM given_back
     JOIN unnest(%(span_lease)s, %(span_lo)s, %(span_hi)s, %(span_attempt)s, %(span_fails)s, %(span_crashes)s)
@@ -220,11 +248,11 @@ WITH held AS MATERIALIZED (
         ON span.lease = given_back.lease AND span.lo = given_back.lo
     JOIN held ON held.id = span.lease
 ), put_back AS (
-    INSERT INTO mpifarm.ready (job, attempt, cpus, time_limit_s, lo, hi, fails, crashes)
-    SELECT job, attempt, cpus, time_limit_s, lo, hi, fails, crashes FROM next WHERE NOT never
+    INSERT INTO mpifarm.ready (job, attempt, shape, lo, hi, fails, crashes)
+    SELECT job, attempt, shape, lo, hi, fails, crashes FROM next WHERE NOT never
 ), never_begun AS (
-    INSERT INTO mpifarm.cancelled (job, attempt, cpus, time_limit_s, lo, hi)
-    SELECT job, attempt, cpus, time_limit_s, lo, hi FROM next WHERE never
+    INSERT INTO mpifarm.cancelled (job, attempt, shape, lo, hi)
+    SELECT job, attempt, shape, lo, hi FROM next WHERE never
 ), resolved AS (
     SELECT lease, sum(tasks) AS tasks, sum(succeeded) AS succeeded, sum(failed) AS failed, sum(cancelled) AS cancelled,
         sum(returned) AS returned, sum(seconds) AS seconds
@@ -304,14 +332,14 @@ WITH gone AS (
     FROM resolved JOIN gone ON gone.id = resolved.id
     WINDOW in_lease AS (PARTITION BY resolved.id ORDER BY resolved.lo, resolved.hi)
 ), left_over AS (
-    SELECT id, run, job, attempt, cpus, time_limit_s, fails, crashes, gap_lo AS lo, gap_hi AS hi
+    SELECT id, run, job, attempt, shape, fails, crashes, gap_lo AS lo, gap_hi AS hi
     FROM gaps WHERE gap_lo < gap_hi
 ), noted AS (
     INSERT INTO mpifarm.past (lease, lo, hi, job, run, attempt, failure)
     SELECT id, lo, hi, job, run, attempt, 7 FROM left_over
 ), ready AS (
-    INSERT INTO mpifarm.ready (job, attempt, cpus, time_limit_s, lo, hi, fails, crashes)
-    SELECT job, attempt + 1, cpus, time_limit_s, lo, hi, fails, crashes FROM left_over
+    INSERT INTO mpifarm.ready (job, attempt, shape, lo, hi, fails, crashes)
+    SELECT job, attempt + 1, shape, lo, hi, fails, crashes FROM left_over
 ), counted AS (
     INSERT INTO mpifarm.tally (job, run, returned) SELECT job, run, sum(hi - lo) FROM left_over GROUP BY job, run
 )
@@ -339,18 +367,34 @@ VALUES (%(id)s, %(name)s, %(source)s, %(cwd)s, %(total)s, %(mean_bytes)s, %(prio
     %(policy)s, %(max_fails)s)
 ON CONFLICT (name) DO NOTHING
 
+-- add_shapes --
+-- Of kinds and needs, each pair once: the numbers of their shapes in this job, in order.
+WITH wanted AS MATERIALIZED (
+    SELECT kind, needs, nth FROM unnest(%(kind)s, %(needs)s::jsonb[]) WITH ORDINALITY AS w (kind, needs, nth)
+), known AS MATERIALIZED (
+    SELECT nth, (
+        SELECT id FROM mpifarm.shape
+        WHERE shape.job = %(job)s AND shape.kind = wanted.kind AND shape.needs = wanted.needs
+    ) AS id FROM wanted
+), added AS (
+    INSERT INTO mpifarm.shape (job, kind, needs)
+    SELECT %(job)s, kind, needs FROM wanted JOIN known USING (nth) WHERE known.id IS NULL ORDER BY nth
+    RETURNING id, kind, needs
+)
+SELECT coalesce(known.id, added.id)
+FROM wanted JOIN known USING (nth) LEFT JOIN added USING (kind, needs)
+ORDER BY nth
+
 -- add_ready --
 WITH part AS (
-    SELECT %(job)s::integer AS job, p.cpus, p.time_limit_s, p.lo, p.hi, p.waits <> 0 AS waits
-    FROM unnest(%(cpus)s, %(time_limit_s)s, %(lo)s, %(hi)s, %(waits)s) AS p (cpus, time_limit_s, lo, hi, waits)
+    SELECT %(job)s::integer AS job, p.shape, p.lo, p.hi, p.waits <> 0 AS waits
+    FROM unnest(%(shape)s, %(lo)s, %(hi)s, %(waits)s) AS p (shape, lo, hi, waits)
 ), kept AS (
-    INSERT INTO mpifarm.shape (job, cpus, time_limit_s, lo, hi) SELECT job, cpus, time_limit_s, lo, hi FROM part
+    INSERT INTO mpifarm.task_shape (job, lo, hi, shape) SELECT job, lo, hi, shape FROM part
 ), kept_waiting AS (
-    INSERT INTO mpifarm.waiting (job, attempt, cpus, time_limit_s, lo, hi)
-    SELECT job, 1, cpus, time_limit_s, lo, hi FROM part WHERE waits
+    INSERT INTO mpifarm.waiting (job, attempt, shape, lo, hi) SELECT job, 1, shape, lo, hi FROM part WHERE waits
 )
-INSERT INTO mpifarm.ready (job, attempt, cpus, time_limit_s, lo, hi)
-SELECT job, 1, cpus, time_limit_s, lo, hi FROM part WHERE NOT waits
+INSERT INTO mpifarm.ready (job, attempt, shape, lo, hi) SELECT job, 1, shape, lo, hi FROM part WHERE NOT waits
 
 -- add_needs --
 INSERT INTO mpifarm.need (job, lo, hi, parent, parent_lo, parent_hi, any_end)
@@ -427,8 +471,8 @@ WITH RECURSIVE gate AS MATERIALIZED (
     WHERE waiting.id = why.id
     RETURNING waiting.*, why.because_job, why.because_no
 ), told AS (
-    INSERT INTO mpifarm.cancelled (job, lo, hi, attempt, cpus, time_limit_s, because_job, because_no)
-    SELECT job, lo, hi, attempt, cpus, time_limit_s, because_job, because_no FROM doomed
+    INSERT INTO mpifarm.cancelled (job, lo, hi, attempt, shape, because_job, because_no)
+    SELECT job, lo, hi, attempt, shape, because_job, because_no FROM doomed
 ), met AS (
     DELETE FROM mpifarm.waiting USING gate
     WHERE (SELECT count(*) FROM chosen) < :doomed
@@ -443,8 +487,8 @@ WITH RECURSIVE gate AS MATERIALIZED (
     )
     RETURNING waiting.*
 ), released AS (
-    INSERT INTO mpifarm.ready (job, attempt, cpus, time_limit_s, lo, hi)
-    SELECT job, attempt, cpus, time_limit_s, lo, hi FROM met
+    INSERT INTO mpifarm.ready (job, attempt, shape, lo, hi)
+    SELECT job, attempt, shape, lo, hi FROM met
 )
 SELECT job, lo, hi, (SELECT count(*) FROM chosen) = :doomed FROM doomed
 
@@ -453,16 +497,14 @@ SELECT job.id FROM mpifarm.job
 WHERE job.id = ANY(%(jobs)s) AND max_fails < (SELECT sum(failed) FROM mpifarm.tally WHERE tally.job = job.id)
 
 -- copy_tasks --
-COPY mpifarm.task (job, no, command, entry) FROM STDIN (FORMAT BINARY)
+COPY mpifarm.task (job, no, body, entry) FROM STDIN (FORMAT BINARY)
 
 -- make_staging --
 -- Tasks on their way in that may be known already.
-CREATE TEMPORARY TABLE staged (job integer, no integer, command bytea, entry bytea) ON COMMIT DROP
+CREATE TEMPORARY TABLE staged (job integer, no integer, body bytea, entry bytea) ON COMMIT DROP
 
 -- make_staging_shapes --
-CREATE TEMPORARY TABLE staged_shape (
-    lo integer PRIMARY KEY, hi integer, cpus integer, time_limit_s double precision, waits boolean
-) ON COMMIT DROP
+CREATE TEMPORARY TABLE staged_shape (lo integer PRIMARY KEY, hi integer, shape integer, waits boolean) ON COMMIT DROP
 
 -- make_staging_needs --
 CREATE TEMPORARY TABLE staged_need (
@@ -478,12 +520,12 @@ CREATE TEMPORARY TABLE staged_out (
 ) ON COMMIT DROP
 
 -- copy_staged --
-COPY pg_temp.staged (job, no, command, entry) FROM STDIN (FORMAT BINARY)
+COPY pg_temp.staged (job, no, body, entry) FROM STDIN (FORMAT BINARY)
 
 -- add_staged_shapes --
-INSERT INTO pg_temp.staged_shape (lo, hi, cpus, time_limit_s, waits)
-SELECT p.lo, p.hi, p.cpus, p.time_limit_s, p.waits <> 0
-FROM unnest(%(cpus)s, %(time_limit_s)s, %(lo)s, %(hi)s, %(waits)s) AS p (cpus, time_limit_s, lo, hi, waits)
+INSERT INTO pg_temp.staged_shape (lo, hi, shape, waits)
+SELECT p.lo, p.hi, p.shape, p.waits <> 0
+FROM unnest(%(shape)s, %(lo)s, %(hi)s, %(waits)s) AS p (shape, lo, hi, waits)
 
 -- add_staged_needs --
 INSERT INTO pg_temp.staged_need (lo, hi, parent, parent_lo, parent_hi, any_end)
@@ -554,7 +596,7 @@ WITH here AS MATERIALIZED (
 ), known AS MATERIALIZED (
     SELECT digest, bool_or(why = 0) AS succeeded, min(place) FILTER (WHERE why = 1) AS queued, min(place) AS place
     FROM (
-        SELECT sha256(int4send(octet_length(task.command)) || task.command || coalesce('\x01'::bytea || task.entry, '')) AS digest, why, (place.job::bigint << 32) + place.no AS place
+        SELECT sha256(int4send(octet_length(task.body)) || task.body || coalesce('\x01'::bytea || task.entry, '')) AS digest, why, (place.job::bigint << 32) + place.no AS place
         FROM place JOIN mpifarm.task ON task.job = place.job AND task.no = place.no
     ) AS digested
     GROUP BY digest
@@ -562,7 +604,7 @@ WITH here AS MATERIALIZED (
 SELECT staged.no, CASE WHEN succeeded THEN 0 WHEN queued IS NOT NULL THEN 1 ELSE 2 END,
     (coalesce(queued, place) >> 32)::integer, (coalesce(queued, place) & 4294967295)::integer
 FROM pg_temp.staged
-JOIN known ON known.digest = sha256(int4send(octet_length(staged.command)) || staged.command || coalesce('\x01'::bytea || staged.entry, ''))
+JOIN known ON known.digest = sha256(int4send(octet_length(staged.body)) || staged.body || coalesce('\x01'::bytea || staged.entry, ''))
 
 -- left_out --
 SELECT left_out.why, job.name, left_out.count FROM (
@@ -578,35 +620,32 @@ FROM pg_temp.staged WHERE NOT EXISTS (SELECT FROM pg_temp.staged_out WHERE stage
 
 -- add_staged_tasks --
 WITH added AS (
-    INSERT INTO mpifarm.task (job, no, command, entry)
-    SELECT staged.job, kept.no, staged.command, staged.entry
+    INSERT INTO mpifarm.task (job, no, body, entry)
+    SELECT staged.job, kept.no, staged.body, staged.entry
     FROM pg_temp.staged JOIN pg_temp.staged_kept AS kept ON kept.staged = staged.no
-    RETURNING octet_length(command) AS bytes
+    RETURNING octet_length(body) AS bytes
 )
 SELECT count(*), coalesce(sum(bytes), 0)::bigint FROM added
 
 -- add_staged_ready --
 WITH shaped AS (
-    SELECT kept.no, shape.cpus, shape.time_limit_s, CASE WHEN shape.waits THEN shape.lo END AS together
+    SELECT kept.no, shape.shape, CASE WHEN shape.waits THEN shape.lo END AS together
     FROM pg_temp.staged_kept AS kept
     CROSS JOIN LATERAL (
-        SELECT lo, cpus, time_limit_s, waits FROM pg_temp.staged_shape AS s
-        WHERE s.lo <= kept.staged ORDER BY s.lo DESC LIMIT 1
+        SELECT lo, shape, waits FROM pg_temp.staged_shape AS s WHERE s.lo <= kept.staged ORDER BY s.lo DESC LIMIT 1
     ) AS shape
 ), part AS (
-    SELECT %(job)s::integer AS job, cpus, time_limit_s, min(no) AS lo, max(no) + 1 AS hi, together IS NOT NULL AS waits
+    SELECT %(job)s::integer AS job, shape, min(no) AS lo, max(no) + 1 AS hi, together IS NOT NULL AS waits
     FROM (
-        SELECT *, no - row_number() OVER (PARTITION BY cpus, time_limit_s, together ORDER BY no) AS island FROM shaped
+        SELECT *, no - row_number() OVER (PARTITION BY shape, together ORDER BY no) AS island FROM shaped
     ) AS numbered
-    GROUP BY cpus, time_limit_s, together, island
+    GROUP BY shape, together, island
 ), kept AS (
-    INSERT INTO mpifarm.shape (job, cpus, time_limit_s, lo, hi) SELECT job, cpus, time_limit_s, lo, hi FROM part
+    INSERT INTO mpifarm.task_shape (job, lo, hi, shape) SELECT job, lo, hi, shape FROM part
 ), kept_waiting AS (
-    INSERT INTO mpifarm.waiting (job, attempt, cpus, time_limit_s, lo, hi)
-    SELECT job, 1, cpus, time_limit_s, lo, hi FROM part WHERE waits
+    INSERT INTO mpifarm.waiting (job, attempt, shape, lo, hi) SELECT job, 1, shape, lo, hi FROM part WHERE waits
 )
-INSERT INTO mpifarm.ready (job, attempt, cpus, time_limit_s, lo, hi)
-SELECT job, 1, cpus, time_limit_s, lo, hi FROM part WHERE NOT waits
+INSERT INTO mpifarm.ready (job, attempt, shape, lo, hi) SELECT job, 1, shape, lo, hi FROM part WHERE NOT waits
 
 -- lock_adding --
 -- One submit at a time adds to a job; `set`, `retry` and `cancel` need not wait for it.
@@ -618,7 +657,7 @@ SELECT total, cwd, name FROM mpifarm.job WHERE id = %(job)s
 -- grow_job --
 UPDATE mpifarm.job
 SET total = total + %(tasks)s,
-    mean_bytes = greatest(1, (mean_bytes * total + %(command_bytes)s) / (total::bigint + %(tasks)s))
+    mean_bytes = greatest(1, (mean_bytes * total + %(body_bytes)s) / (total::bigint + %(tasks)s))
 WHERE id = %(job)s
 
 -- note_submission --
@@ -667,27 +706,27 @@ WITH chosen AS MATERIALIZED (
     ) AS numbered
     GROUP BY lease, job, run, attempt, failure, state, exit_code, signal, island
 ), shaped AS (
-    SELECT taken.job, taken.no, taken.attempt, shape.cpus, shape.time_limit_s, need.lo AS need_lo
+    SELECT taken.job, taken.no, taken.attempt, its.shape, need.lo AS need_lo
     FROM taken CROSS JOIN LATERAL (
-        SELECT cpus, time_limit_s FROM mpifarm.shape
-        WHERE shape.job = taken.job AND shape.lo <= taken.no ORDER BY shape.lo DESC LIMIT 1
-    ) AS shape
+        SELECT shape FROM mpifarm.task_shape AS t
+        WHERE t.job = taken.job AND t.lo <= taken.no ORDER BY t.lo DESC LIMIT 1
+    ) AS its
     LEFT JOIN LATERAL (
         SELECT lo, hi FROM mpifarm.need WHERE need.job = taken.job AND need.lo <= taken.no ORDER BY need.lo DESC LIMIT 1
     ) AS need ON taken.no < need.hi
 ), next AS (
-    SELECT job, attempt + 1 AS attempt, cpus, time_limit_s, min(no) AS lo, max(no) + 1 AS hi, need_lo IS NOT NULL AS waits
+    SELECT job, attempt + 1 AS attempt, shape, min(no) AS lo, max(no) + 1 AS hi, need_lo IS NOT NULL AS waits
     FROM (
-        SELECT *, no - row_number() OVER (PARTITION BY attempt, cpus, time_limit_s, need_lo ORDER BY no) AS island
+        SELECT *, no - row_number() OVER (PARTITION BY attempt, shape, need_lo ORDER BY no) AS island
         FROM shaped
     ) AS numbered
-    GROUP BY job, attempt, cpus, time_limit_s, need_lo, island
+    GROUP BY job, attempt, shape, need_lo, island
 ), put_back AS (
-    INSERT INTO mpifarm.ready (job, attempt, cpus, time_limit_s, lo, hi)
-    SELECT job, attempt, cpus, time_limit_s, lo, hi FROM next WHERE NOT waits
+    INSERT INTO mpifarm.ready (job, attempt, shape, lo, hi)
+    SELECT job, attempt, shape, lo, hi FROM next WHERE NOT waits
 ), wait_again AS (
-    INSERT INTO mpifarm.waiting (job, attempt, cpus, time_limit_s, lo, hi)
-    SELECT job, attempt, cpus, time_limit_s, lo, hi FROM next WHERE waits
+    INSERT INTO mpifarm.waiting (job, attempt, shape, lo, hi)
+    SELECT job, attempt, shape, lo, hi FROM next WHERE waits
 ), counted AS (
     INSERT INTO mpifarm.tally (job, run, succeeded, failed, cancelled, returned)
     SELECT job, run, -count(*) FILTER (WHERE state = 0), -count(*) FILTER (WHERE state = 1),
@@ -701,12 +740,12 @@ SELECT count(*), coalesce(max(no), 0) FROM taken
 WITH hit AS (
     DELETE FROM mpifarm.cancelled WHERE job = %(job)s AND lo < %(hi)s AND hi > %(lo)s RETURNING *
 ), kept AS (
-    INSERT INTO mpifarm.cancelled (job, lo, hi, attempt, cpus, time_limit_s, cancelled, because_job, because_no)
-    SELECT job, part.lo, part.hi, attempt, cpus, time_limit_s, cancelled, because_job, because_no
+    INSERT INTO mpifarm.cancelled (job, lo, hi, attempt, shape, cancelled, because_job, because_no)
+    SELECT job, part.lo, part.hi, attempt, shape, cancelled, because_job, because_no
     FROM hit CROSS JOIN LATERAL (VALUES (hit.lo, %(lo)s), (%(hi)s, hit.hi)) AS part (lo, hi)
     WHERE part.lo < part.hi
 ), cut AS (
-    SELECT job, greatest(lo, %(lo)s) AS lo, least(hi, %(hi)s) AS hi, attempt, cpus, time_limit_s FROM hit
+    SELECT job, greatest(lo, %(lo)s) AS lo, least(hi, %(hi)s) AS hi, attempt, shape FROM hit
 ), boundary AS (
     -- A run's return may have joined what waited for different parents: it is cut where the needs change.
     SELECT cut.*, edge.at, coalesce(lead(edge.at) OVER (PARTITION BY cut.lo ORDER BY edge.at), cut.hi) AS until
@@ -725,11 +764,11 @@ WITH hit AS (
         )
     ) AS waits FROM boundary
 ), put_back AS (
-    INSERT INTO mpifarm.ready (job, lo, hi, attempt, cpus, time_limit_s)
-    SELECT job, at, until, attempt, cpus, time_limit_s FROM next WHERE NOT waits
+    INSERT INTO mpifarm.ready (job, lo, hi, attempt, shape)
+    SELECT job, at, until, attempt, shape FROM next WHERE NOT waits
 ), wait_again AS (
-    INSERT INTO mpifarm.waiting (job, lo, hi, attempt, cpus, time_limit_s)
-    SELECT job, at, until, attempt, cpus, time_limit_s FROM next WHERE waits
+    INSERT INTO mpifarm.waiting (job, lo, hi, attempt, shape)
+    SELECT job, at, until, attempt, shape FROM next WHERE waits
 )
 SELECT coalesce(sum(hi - lo), 0)::integer FROM cut
 
@@ -747,8 +786,8 @@ WITH RECURSIVE back (job, lo, hi) AS (
     DELETE FROM mpifarm.cancelled USING back WHERE cancelled.job = back.job AND cancelled.lo = back.lo
     RETURNING cancelled.*
 ), wait_again AS (
-    INSERT INTO mpifarm.waiting (job, lo, hi, attempt, cpus, time_limit_s)
-    SELECT job, lo, hi, attempt, cpus, time_limit_s FROM hit
+    INSERT INTO mpifarm.waiting (job, lo, hi, attempt, shape)
+    SELECT job, lo, hi, attempt, shape FROM hit
     RETURNING id, lo, hi
 )
 SELECT coalesce(sum(hi - lo), 0)::integer, coalesce(array_agg(id), '{}') FROM wait_again
@@ -784,24 +823,24 @@ ORDER BY lo FETCH FIRST %(needs)s ROWS WITH TIES
 WITH hit AS (
     DELETE FROM mpifarm.ready WHERE job = %(job)s AND lo < %(hi)s AND hi > %(lo)s RETURNING *
 ), kept AS (
-    INSERT INTO mpifarm.ready (job, lo, hi, attempt, cpus, time_limit_s, fails, crashes)
-    SELECT job, part.lo, part.hi, attempt, cpus, time_limit_s, fails, crashes
+    INSERT INTO mpifarm.ready (job, lo, hi, attempt, shape, fails, crashes)
+    SELECT job, part.lo, part.hi, attempt, shape, fails, crashes
     FROM hit CROSS JOIN LATERAL (VALUES (hit.lo, %(lo)s), (%(hi)s, hit.hi)) AS part (lo, hi)
     WHERE part.lo < part.hi
 ), hit_waiting AS (
     DELETE FROM mpifarm.waiting WHERE job = %(job)s AND lo < %(hi)s AND hi > %(lo)s RETURNING *
 ), kept_waiting AS (
-    INSERT INTO mpifarm.waiting (job, lo, hi, attempt, cpus, time_limit_s)
-    SELECT job, part.lo, part.hi, attempt, cpus, time_limit_s
+    INSERT INTO mpifarm.waiting (job, lo, hi, attempt, shape)
+    SELECT job, part.lo, part.hi, attempt, shape
     FROM hit_waiting CROSS JOIN LATERAL (VALUES (hit_waiting.lo, %(lo)s), (%(hi)s, hit_waiting.hi)) AS part (lo, hi)
     WHERE part.lo < part.hi
 ), gone AS (
-    SELECT job, greatest(lo, %(lo)s) AS lo, least(hi, %(hi)s) AS hi, attempt, cpus, time_limit_s FROM hit
+    SELECT job, greatest(lo, %(lo)s) AS lo, least(hi, %(hi)s) AS hi, attempt, shape FROM hit
     UNION ALL
-    SELECT job, greatest(lo, %(lo)s), least(hi, %(hi)s), attempt, cpus, time_limit_s FROM hit_waiting
+    SELECT job, greatest(lo, %(lo)s), least(hi, %(hi)s), attempt, shape FROM hit_waiting
 ), moved AS (
-    INSERT INTO mpifarm.cancelled (job, lo, hi, attempt, cpus, time_limit_s, because_job)
-    SELECT job, lo, hi, attempt, cpus, time_limit_s, %(because_job)s::integer FROM gone
+    INSERT INTO mpifarm.cancelled (job, lo, hi, attempt, shape, because_job)
+    SELECT job, lo, hi, attempt, shape, %(because_job)s::integer FROM gone
 )
 SELECT coalesce(sum(hi - lo), 0)::integer FROM gone
 
@@ -900,6 +939,8 @@ DELETE FROM mpifarm.lease WHERE job = %(job)s
 -- Foreign keys are checked at the end of the statement, when all of it is gone.
 WITH task AS (
     DELETE FROM mpifarm.task WHERE job = %(job)s
+), task_shape AS (
+    DELETE FROM mpifarm.task_shape WHERE job = %(job)s
 ), shape AS (
     DELETE FROM mpifarm.shape WHERE job = %(job)s
 ), submission AS (
@@ -939,13 +980,18 @@ SELECT lease, lo, hi FROM mpifarm.past WHERE run = %(run)s AND state <> 3 ORDER 
 SELECT extract(epoch FROM given)::double precision FROM mpifarm.lease WHERE id = %(lease)s
 
 -- shapes --
-SELECT lo, hi, cpus, time_limit_s FROM mpifarm.shape
-WHERE job = %(job)s AND lo < %(hi)s AND hi > %(lo)s ORDER BY lo
+SELECT its.lo, its.hi, shape.needs FROM mpifarm.task_shape AS its JOIN mpifarm.shape ON shape.id = its.shape
+WHERE its.job = %(job)s AND its.lo < %(hi)s AND its.hi > %(lo)s ORDER BY its.lo
 
--- ready_cpus --
--- Pending tasks of a job by the cores they need.
-SELECT cpus, sum(least(hi, %(hi)s) - greatest(lo, %(lo)s))::integer FROM mpifarm.ready
-WHERE job = %(job)s AND lo < %(hi)s AND hi > %(lo)s GROUP BY cpus ORDER BY cpus
+-- ready_needs --
+-- Pending tasks of a job by what they need.
+SELECT shape.needs, sum(by_shape.tasks)::integer
+FROM (
+    SELECT shape, sum(least(hi, %(hi)s) - greatest(lo, %(lo)s))::integer AS tasks FROM mpifarm.ready
+    WHERE job = %(job)s AND lo < %(hi)s AND hi > %(lo)s GROUP BY shape
+) AS by_shape
+JOIN mpifarm.shape ON shape.id = by_shape.shape
+GROUP BY shape.needs ORDER BY min(shape.id)
 
 -- jobs --
 -- A task is in one place only, so those that are in no other are running.
