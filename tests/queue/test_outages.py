@@ -16,7 +16,7 @@ from mpifarm.queue.connection import Database
 from mpifarm.queue.dsn import Dsn
 from mpifarm.queue.postgres import PostgresQueue
 from tests.queue.proxy import Proxy
-from tests.queue.worlds import HERE, all_ended, like_tasks, one
+from tests.queue.worlds import HERE, all_ended, lease, like_tasks, one
 
 pytestmark = pytest.mark.postgres
 
@@ -51,7 +51,7 @@ def test_a_stalled_connection_is_noticed_and_replaced(proxy: Proxy, queue: Postg
         batch = Batch(all_ended(block), done=[block.lease])
         for verb in (
             lambda: queue.renew(run),
-            lambda: queue.lease(run, 3, 1 << 20, 64),
+            lambda: lease(queue, run, 3, 1 << 20),
             lambda: queue.record(run, batch),
         ):
             proxy.stall()
