@@ -70,7 +70,9 @@ def find_dsn(option: str | None, environ: Mapping[str, str], cwd: Path) -> Dsn:
             " with --dsn"
         )
     for file in (*_project_files(cwd), user_file(environ)):
-        dsn = _dsn_in(file, read_settings(file))
+        settings = read_settings(file)
+        _refuse_unknown(file, settings)
+        dsn = _dsn_in(file, settings)
         if dsn:
             return Dsn(dsn, str(file))
     file = opened_file(environ)
@@ -116,10 +118,8 @@ def _project_files(cwd: Path) -> list[Path]:
 def read_settings(file: Path) -> dict[str, Any]:
     """What a file says, nothing without one. Raises UsageError when it cannot be believed."""
     try:
-        with file.open("rb") as stream:
-            found = os.fstat(stream.fileno())
-            _check_owner(file, found)
-            content = tomllib.load(stream)
+        found, text = _read(file)
+        content = tomllib.loads(text.decode())
     except (FileNotFoundError, NotADirectoryError, PermissionError):
         return {}
     except (tomllib.TOMLDecodeError, UnicodeDecodeError):
@@ -132,6 +132,39 @@ def read_settings(file: Path) -> dict[str, Any]:
             f" type: chmod 600 {shlex.quote(str(file))}\n  and change the password, if they may have read it by now"
         )
     return content
+
+
+def _read(file: Path) -> tuple[os.stat_result, bytes]:
+    """The file's owner and mode, and its bytes. Raises OSError, UsageError."""
+    # Without waiting: a neighbour's FIFO of that name would hold every command here for ever.
+    descriptor = os.open(file, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
+    try:
+        found = os.fstat(descriptor)
+        if not stat.S_ISREG(found.st_mode):
+            raise UsageError(
+                f"{file} is no regular file and is not read: remove it, or name the queue with MPIFARM_DSN or --dsn"
+            )
+        _check_owner(file, found)
+        with open(descriptor, "rb", closefd=False) as stream:
+            return found, stream.read()
+    finally:
+        os.close(descriptor)
+
+
+def _refuse_unknown(file: Path, settings: Mapping[str, Any]) -> None:
+    """A key with a slip in it, or below a table, would silently mean another queue. Raises UsageError."""
+    for key in settings:
+        if key == "dsn":
+            continue
+        begins = re.compile(rf"\s*\[?\s*[\"']?{re.escape(key)}\b")
+        number = next(
+            (n for n, line in enumerate(file.read_text(errors="replace").splitlines(), 1) if begins.match(line)), 1
+        )
+        named = f"the table [{key}]" if isinstance(settings[key], dict) else key
+        raise UsageError(
+            f"{file}, line {number}: {named} is not known; the one key is dsn, at the top of the file, not below a"
+            ' table: dsn = "host=db dbname=farm"'
+        )
 
 
 def _dsn_in(file: Path, content: Mapping[str, Any]) -> str:

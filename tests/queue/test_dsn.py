@@ -35,13 +35,36 @@ def test_the_order_of_the_places(tmp_path: Path, environ: dict[str, str]) -> Non
     xdg = write(tmp_path / "xdg/mpifarm/config.toml", 'dsn = "host=xdg"')
     environ["XDG_CONFIG_HOME"] = str(tmp_path / "xdg")
     assert find_dsn(None, environ, deep) == Dsn("host=xdg", str(xdg))
-    project = write(tmp_path / "project/.mpifarm.toml", 'other = 1\ndsn = "host=project"')
+    project = write(tmp_path / "project/.mpifarm.toml", '# ours\ndsn = "host=project"')
     assert find_dsn(None, environ, deep) == Dsn("host=project", str(project))
-    write(deep / ".mpifarm.toml", "other = 1")  # names no DSN: the search goes on
+    write(deep / ".mpifarm.toml", "# nothing yet")  # names no DSN: the search goes on
     assert find_dsn(None, environ, deep).text == "host=project"
     environ["MPIFARM_DSN"] = "host=variable"
     assert find_dsn(None, environ, deep) == Dsn("host=variable", "MPIFARM_DSN")
     assert find_dsn("host=option", environ, deep) == Dsn("host=option", "--dsn")
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        ('DSN = "host=a"', "line 1: DSN"),
+        ('# ours\n\n[mpifarm]\ndsn = "host=a"', r"line 3: the table \[mpifarm\]"),
+        ('dsn = "host=a"\ndns = "x"', "line 2: dns"),
+        ('"d.s" = 1', "d.s"),
+    ],
+)
+def test_what_a_file_says_is_not_ignored(tmp_path: Path, environ: dict[str, str], text: str, said: str) -> None:
+    write(tmp_path / ".mpifarm.toml", text)
+    with pytest.raises(UsageError, match=said):
+        find_dsn(None, environ, tmp_path)
+
+
+@pytest.mark.parametrize("kind", ["fifo", "directory", "device"])
+def test_what_is_no_file_holds_nobody_up(tmp_path: Path, environ: dict[str, str], kind: str) -> None:
+    path = tmp_path / ".mpifarm.toml"
+    {"fifo": os.mkfifo, "directory": os.mkdir, "device": lambda at: at.symlink_to("/dev/full")}[kind](path)
+    with pytest.raises(UsageError, match="is no regular file"):
+        find_dsn(None, environ, tmp_path)
 
 
 @pytest.mark.parametrize("text", ["dsn = 5", "dsn = host=secret", "\udcff"])
