@@ -13,7 +13,7 @@ from time import monotonic
 from typing import Any, TypeVar
 
 from mpifarm.errors import QueueError, QueueUnreachable, SiteError, UsageError
-from mpifarm.queue.dsn import Dsn
+from mpifarm.queue.dsn import Dsn, cut_is_doubtful
 
 try:
     import psycopg
@@ -176,6 +176,12 @@ class Database:
                 f"the DSN from {self._dsn.source} is not one that libpq understands; it looks like"
                 " host=db.site.org dbname=farm user=me or postgresql://me@db.site.org/farm"
             ) from None
+        if cut_is_doubtful(self._text, str(given.get("port") or "")):
+            raise UsageError(
+                f"the DSN from {self._dsn.source} can be read in several ways: in postgresql://me:PASSWORD@host:5432/farm"
+                " write %40 for @, %3A for :, %2F for / and %3F for ? within user and password, or leave the password"
+                " to ~/.pgpass; a port is a number"
+            )
         return {**_DEFAULTS, **given, "client_encoding": "UTF8"}
 
     def _open(self) -> Connection:

@@ -82,6 +82,15 @@ def find_dsn(option: str | None, environ: Mapping[str, str], cwd: Path) -> Dsn:
     return Dsn("", "no DSN given")
 
 
+def cut_is_doubtful(text: str, ports: str) -> bool:
+    """Whether a piece of a password may stand where libpq reads a host, port or database, which messages show: an
+    unescaped @ or / within it. `ports`: as libpq reads them."""
+    if not re.fullmatch(r"[0-9]*(,[0-9]*)*", ports):
+        return True
+    uri = re.match(r"postgres(?:ql)?://([^/?]*)([^?]*)", text)
+    return uri is not None and (uri[1].count("@") > 1 or "@" in uri[2])
+
+
 def quoted(value: str) -> str:
     """As a value of a connection string."""
     if re.fullmatch(r"[A-Za-z0-9_./:-]+", value):

@@ -171,6 +171,30 @@ def test_what_libpq_would_misread_is_refused(text: str) -> None:
         Client.connect(Dsn(text, "--dsn"))
 
 
+@pytest.mark.parametrize(
+    "text",
+    [
+        "postgresql://user:S3cret/x@host/db",
+        "postgres://u:p@S3cret@host/db",
+        "postgres://u:12/S3cret@host/db",
+        "host=a port=S3cret",
+        "postgresql://u@h:1,h2:S3cret/db",
+        "postgresql://u:S3cret:x@host:S3cret/db",
+    ],
+)
+def test_no_piece_of_a_password_is_shown(text: str) -> None:
+    with pytest.raises(FarmError) as caught:
+        Client.connect(Dsn(text, "--dsn"))
+    assert "S3cret" not in str(caught.value)
+    assert isinstance(caught.value, UsageError)
+
+
+@pytest.mark.parametrize("text", ["postgresql://u:p%40ss%2Fx@127.0.0.1:1/db", "host=127.0.0.1,::1 port=1,2"])
+def test_what_is_escaped_is_tried(text: str) -> None:
+    with pytest.raises(QueueUnreachable):
+        Client.connect(Dsn(text, "--dsn"))
+
+
 def test_a_number_that_is_none(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("PGPORT", "1")
     with pytest.raises(UsageError, match=r"the DSN from --dsn: .*connect_timeout"):
