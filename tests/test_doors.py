@@ -10,6 +10,7 @@ import pytest
 
 from mpifarm.core.actions import AskLease, Granted, Ordered, QueueTrouble
 from mpifarm.core.model import Limits
+from mpifarm.core.needs import Needs
 from mpifarm.core.verbs import DrainRun
 from mpifarm.doors import Inbox, QueueDoor
 from mpifarm.queue.dsn import Dsn
@@ -58,7 +59,7 @@ def test_a_long_verb_stops_neither_the_heartbeat_nor_orders(world: PostgresWorld
     door.start()
     with psycopg.connect(pg_dsn.text) as other:
         other.execute("SELECT FROM mpifarm.run FOR NO KEY UPDATE")
-        door.ask(AskLease(3, 1))
+        door.ask(AskLease(3, Needs()))
         wait_for(lambda: other.execute("SELECT 1 FROM pg_locks WHERE NOT granted").fetchone(), "the lease to hang")
         for _ in range(3):
             before = beat(world)

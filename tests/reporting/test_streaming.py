@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 
+from mpifarm.core.needs import Needs
 from mpifarm.reporting import streaming
 from tests.reporting.test_export import Typed, job, runs, typed  # noqa: F401 - fixtures
 from tests.reporting.test_verify import set_field
@@ -63,7 +64,7 @@ def test_every_length_comes_back(typed: Typed, pg_dsn: object, tmp_path: Path) -
     assert typed("submit", "many.txt").code == 0
     queue = PostgresQueue.connect(pg_dsn)  # type: ignore[arg-type]
     run = queue.open_run(RunInfo("host", 1, "boot", "", "mpifarm run", "0", 1, 1, 1, node_names=("node1",)))
-    (block,) = queue.lease(run, 60, 1 << 20, 64).blocks
+    (block,) = queue.lease(run, 60, 1 << 20, Needs(64)).blocks
     scribe = Scribe(tmp_path / "run-1.h5", lease=block.lease, job=block.job)
     queue.name_file(run, str(scribe.path))
     order = list(outputs)

@@ -64,7 +64,7 @@ def a_run(world: PostgresWorld, **facts: Any) -> RunId:
 
 def work(world: PostgresWorld, run: RunId, bad: frozenset[int] = frozenset()) -> None:
     """All that is ready now, and what that makes ready; tasks in `bad` fail."""
-    while blocks := world.queue.lease(run, 1000, 1 << 20, 64).blocks:
+    while blocks := world.queue.lease(run, 1000, 1 << 20, Needs(64)).blocks:
         for block in blocks:
             rows = [
                 ended(block, task, State.FAILED if task in bad else State.SUCCEEDED)

@@ -20,6 +20,7 @@ import pytest
 
 from mpifarm import cli
 from mpifarm.core.model import FailureClass, State
+from mpifarm.core.needs import Needs
 from mpifarm.core.verbs import Batch, RunInfo
 from mpifarm.queue.dsn import Dsn
 from mpifarm.queue.postgres import PostgresQueue
@@ -67,7 +68,7 @@ class PlayedRun:
         self._scribe: Scribe | None = None
 
     def work(self, count: int) -> None:
-        (block,) = self._queue.lease(self._run, count, 1 << 20, 64).blocks
+        (block,) = self._queue.lease(self._run, count, 1 << 20, Needs(64)).blocks
         if self._scribe is None:
             self._scribe = Scribe(self._path, lease=block.lease, job=block.job)
             self._queue.name_file(self._run, str(self._path))
