@@ -91,7 +91,8 @@ def test_who_and_what_is_reported(node: OneNode) -> None:
     before = time.time()
     # The launcher here is a fork of this process, and what is no more than it ever had is not told.
     least_kib = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss + (300 << 10)
-    burn = f"{sys.executable} -c 'import os, time\nx = bytearray({least_kib << 10})\nwhile time.process_time() < 0.2: pass'"
+    code = f"import os, time\nx = bytearray({least_kib << 10})\nwhile time.process_time() < 0.2: pass"
+    burn = f"{sys.executable} -c '{code}'"
     task = node.start("true", burn, attempt=3)
     node.wait([task, task + 1])
     short, long = node.ended[task], node.ended[task + 1]
