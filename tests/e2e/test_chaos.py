@@ -161,7 +161,8 @@ class Campaign:
             assert errors == b"".join(b"error of %d\n" % task for task in whole), job
         farm.run("verify")
         for run in [*self.site.ended, *self.site.runs]:
-            assert "Traceback" not in run.said(), run.said()
+            said = run.said()  # a SIGINT may come while Python itself starts, before a line of ours
+            assert said.count("Traceback") == said.count("Fatal Python error: init_import_site"), said
 
 
 @pytest.fixture
