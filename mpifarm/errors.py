@@ -59,3 +59,9 @@ class TaskFileError(UsageError):
         super().__init__(f"{file}:{line}:{column + 1}: {reason}\n    {excerpt}\n    {' ' * (column - start)}^")
         self.line = line
         self.column = column
+
+    @classmethod
+    def at(cls, file: str, line: int, offset: int, text: bytes, reason: str) -> TaskFileError:
+        """Of bytes: the column is counted in characters, as editors count it, and `offset` in bytes."""
+        column = len(text[:offset].decode("utf-8", "replace"))
+        return cls(file, line, column, text.decode("utf-8", "replace"), reason)

@@ -13,25 +13,25 @@ LOCAL = "MPIFARM_LOCAL_SETTINGS"
 """Names of variables, with commas between: set by `run --local` for its own MPI."""
 
 
-def take_dsn(argv: Sequence[str]) -> tuple[str, list[str]]:
-    """The last --dsn of a command line, empty without one, and the other words."""
-    dsn, rest = "", []
+def take_option(name: str, argv: Sequence[str]) -> tuple[str, list[str]]:
+    """The last value of an option (`--dsn X`, `--dsn=X`) in a command line, empty without one, and the other words."""
+    value, rest = "", []
     words = iter(argv)
     for word in words:
-        if word == "--dsn":
-            dsn = next(words, "")
-        elif word.startswith("--dsn="):
-            dsn = word.partition("=")[2]
+        if word == name:
+            value = next(words, "")
+        elif word.startswith(f"{name}="):
+            value = word.partition("=")[2]
         else:
             rest.append(word)
-    return dsn, rest
+    return value, rest
 
 
 def withhold(argv: Sequence[str], environ: MutableMapping[str, str]) -> None:
     """Make `environ`, that of a run with these words, fit for tasks."""
     for name in filter(None, environ.pop(LOCAL, "").split(",")):
         environ.pop(name, None)
-    said, rest = take_dsn(argv)
+    said, rest = take_option("--dsn", argv)
     dsn = said or environ.get(DSN, "")
     environ.pop(DSN, None)
     if dsn and PASS in rest:

@@ -8,7 +8,7 @@ import sys
 from pathlib import Path
 
 from mpifarm.errors import FarmError, SiteError, UsageError
-from mpifarm.handed_down import DSN, take_dsn
+from mpifarm.handed_down import DSN, take_option
 from mpifarm.process import run_program
 from mpifarm.starting import own_command
 
@@ -54,19 +54,10 @@ def find_mpiexec() -> str | None:
 def _split(argv: list[str]) -> tuple[int, list[str]]:
     """The N of --local and the other arguments. A DSN goes by the environment: every argument of mpiexec can be seen
     by everybody on the machine."""
-    dsn, others = take_dsn(argv)
+    dsn, others = take_option("--dsn", argv)
     if dsn:
         os.environ[DSN] = dsn
-    rest: list[str] = []
-    count = ""
-    words = iter(others)
-    for word in words:
-        if word == "--local":
-            count = next(words, "")
-        elif word.startswith("--local="):
-            count = word.partition("=")[2]
-        else:
-            rest.append(word)
+    count, rest = take_option("--local", others)
     if not count.isdigit() or not 1 <= int(count) <= 10_000:
         raise UsageError(f"--local wants a number of ranks, as in `mpifarm run --local 4`, not {count!r}")
     return int(count), rest

@@ -11,6 +11,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from heapq import merge
 from itertools import groupby
 
+from mpifarm.core.ranges import disjoint
 from mpifarm.errors import UsageError
 
 _NUMBER = r"[0-9]+(?:_[0-9]+)*"
@@ -97,13 +98,7 @@ def parse_ranges(text: str) -> list[tuple[int, int]]:
             parts.append((part.start, part.stop))
         else:
             parts.extend((number, number + 1) for number in part)
-    merged: list[tuple[int, int]] = []
-    for lo, hi in sorted(parts):
-        if merged and lo <= merged[-1][1]:
-            merged[-1] = (merged[-1][0], max(hi, merged[-1][1]))
-        else:
-            merged.append((lo, hi))
-    return merged
+    return disjoint(parts)
 
 
 def listed(names: Sequence[str], most: int = 5) -> str:

@@ -74,7 +74,7 @@ class Dealer:
 
     @property
     def ranks(self) -> list[int]:
-        """Of the leaders that are left."""
+        """Leaders that are left."""
         return list(self._leaders)
 
     def node_of(self, rank: int) -> int:
@@ -82,7 +82,7 @@ class Dealer:
         return self._leaders[rank].node
 
     def slots_of(self, rank: int) -> int:
-        """Of a leader, not given up."""
+        """How many slots the node of a leader, not given up, has."""
         return self._leaders[rank].slots
 
     def learn(self, jobs: Iterable[JobText]) -> None:

@@ -5,9 +5,10 @@ Pure. A number is kept for every task, since any may end before any other.
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable, Iterator, Sequence
+from collections.abc import Collection, Iterable
 
 from mpifarm.core.model import Block, LeaseId, Span
+from mpifarm.core.ranges import runs_of
 
 
 class Hand:
@@ -43,15 +44,6 @@ class Hand:
         spans: list[Span] = []
         for lease, (b, tasks) in self._leases.items():
             waiting = sorted(tasks.difference(task for its, task in begun if its == lease))
-            spans += (Span(lease, b.job, lo, hi, b.attempt, b.fails, b.crashes) for lo, hi in _ranges(waiting))
+            spans += (Span(lease, b.job, lo, hi, b.attempt, b.fails, b.crashes) for lo, hi in runs_of(waiting))
         self.give_back(spans)
         return tuple(spans)
-
-
-def _ranges(numbers: Sequence[int]) -> Iterator[tuple[int, int]]:
-    """Sorted numbers as half-open ranges."""
-    start = 0
-    for place, number in enumerate(numbers, 1):
-        if place == len(numbers) or numbers[place] != number + 1:
-            yield numbers[start], number + 1
-            start = place

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator
 
 from mpifarm.core.model import Block, Span
+from mpifarm.core.ranges import disjoint
 
 
 class Dealt:
@@ -36,14 +37,7 @@ class Lease:
         """Ranges, sorted and apart."""
 
     def cancel(self, lo: int, hi: int) -> None:
-        ranges = sorted([*self.cancelled, (lo, hi)])
-        self.cancelled = ranges[:1]
-        for lo, hi in ranges[1:]:
-            last_lo, last_hi = self.cancelled[-1]
-            if lo <= last_hi:
-                self.cancelled[-1] = last_lo, max(hi, last_hi)
-            else:
-                self.cancelled.append((lo, hi))
+        self.cancelled = disjoint([*self.cancelled, (lo, hi)])
 
     def is_cancelled(self, task: int) -> bool:
         return bool(self.cancelled) and any(lo <= task < hi for lo, hi in self.cancelled)

@@ -14,7 +14,7 @@ SKIPPED_KEPT = 10_000
 
 
 class Counting:
-    """Of the file `name`: which lines are no tasks, so far."""
+    """Knows which lines of the file `name` are no tasks, so far."""
 
     def __init__(self, name: str, tell: Tell) -> None:
         self._name, self._tell = name, tell

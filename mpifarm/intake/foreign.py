@@ -47,7 +47,9 @@ _VARIABLE = re.compile(
 
 
 def check_comment(line: bytes, start: int, name: str, text: bytes) -> None:
-    """Of the line whose first character, at `start`, is `#`. Raises Unclear. `text`: what else of the file is known."""
+    """Refuse what another runner would obey in a line whose `#` is at `start`. `text`: what else of the file is known.
+
+    Raises Unclear."""
     script = _SCRIPT.match(line, start)
     if script is not None:
         mark = script[1].decode()
@@ -128,7 +130,7 @@ _FIRST: tuple[tuple[re.Pattern[bytes], str], ...] = (
 
 
 def check_first(command: bytes) -> None:
-    """Of the first command of a file. Raises Unclear when it is the beginning of another kind of file."""
+    """Refuse the first command of a file that begins as another kind of file does. Raises Unclear."""
     text = command.lstrip(b" \t")
     for pattern, reason in _FIRST:
         if pattern.match(text):

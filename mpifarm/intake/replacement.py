@@ -75,7 +75,7 @@ def compile_words(words: Sequence[bytes], cut: Callable[[bytes, int], Iterable[P
 
 
 def command_line(words: Sequence[bytes]) -> bytes:
-    """Of words in which nothing is filled."""
+    """The line for the shell of words in which nothing is filled."""
     pieces: list[Piece[Values]] = compile_words(words, lambda word, _: [word])
     return Template(tuple(pieces)).fill((), 1)
 

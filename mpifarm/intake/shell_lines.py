@@ -32,7 +32,7 @@ _OPEN = re.compile(
 
 
 class ShellLines:
-    """Of one source; `name` is for messages. Raises TaskFileError."""
+    """Judges the lines of one source; `name` is for messages. Raises TaskFileError."""
 
     def __init__(self, name: str) -> None:
         self._name = name
@@ -58,7 +58,7 @@ class ShellLines:
                 "the command ends here and what it left in the background is killed: leave out the &, or end the line"
                 " with `wait`"
             )
-            raise self._refusal(number, line, start + at, reason)
+            raise TaskFileError.at(self._name, number, start + at, line, reason)
         outline = _outline(line)
         if outline in self._known:
             return
@@ -82,12 +82,8 @@ class ShellLines:
             said = _said_of(line[start:])
             if said is not None:
                 found = _OPEN.search(line, start)
-                raise self._refusal(number, line, found.start() if found else len(line), said)
+                raise TaskFileError.at(self._name, number, found.start() if found else len(line), line, said)
             doubtful = doubtful[hi:]
-
-    def _refusal(self, number: int, line: bytes, offset: int, reason: str) -> TaskFileError:
-        column = len(line[:offset].decode("utf-8", "replace"))
-        return TaskFileError(self._name, number, column, line.decode("utf-8", "replace"), reason)
 
 
 def _doubtful(text: bytes, lines: Sequence[bytes]) -> set[int]:

@@ -156,7 +156,7 @@ class _Reading:
                 line, wanted = self._annotated(line, number)
             else:
                 if start == b"[@":
-                    raise _bad_line(self._name, number, line.index(b"[@"), line, _DIRECTORY)
+                    raise TaskFileError.at(self._name, number, line.index(b"[@"), line, _DIRECTORY)
                 check_command(line, self._name, number)
                 wanted = common
             if wanted != parents:
@@ -185,7 +185,7 @@ class _Reading:
         try:
             return read()
         except Unclear as flaw:
-            raise _bad_line(self._name, number, flaw.offset, line, flaw.reason) from None
+            raise TaskFileError.at(self._name, number, flaw.offset, line, flaw.reason) from None
 
     def look_for_variables(self, text: bytes) -> None:
         """Of other runners, in a text that begins with the line that is next; told once."""
@@ -199,7 +199,7 @@ class _Reading:
         """The command of a line with needs, and all that it waits for."""
         found = self._clear(number, line, partial(self._annotations.read, line, self.tasks + 1))
         if line.startswith(b"[@", found.start):
-            raise _bad_line(self._name, number, found.start, line, _DIRECTORY)
+            raise TaskFileError.at(self._name, number, found.start, line, _DIRECTORY)
         check_command(line, self._name, number, found.start)
         self._counting.compare(number, self.tasks + 1, found.elements)
         if found.forward is not None:
@@ -217,15 +217,10 @@ def check_command(command: bytes, name: str, number: int, start: int = 0) -> Non
         raise TaskFileError(name, number, 0, _shown(command[:200]), reason)
     if b"\0" in command:
         reason = "a NUL byte, which no command can hold (is the file UTF-16, or not a text?)"
-        raise _bad_line(name, number, command.index(b"\0"), command, reason)
+        raise TaskFileError.at(name, number, command.index(b"\0"), command, reason)
     flaw = find_flaw(command[start:])
     if flaw is not None:
-        raise _bad_line(name, number, start + flaw[0], command, flaw[1])
-
-
-def _bad_line(name: str, number: int, offset: int, line: bytes, reason: str) -> TaskFileError:
-    """The error with the column counted in characters, as editors count it."""
-    return TaskFileError(name, number, len(_shown(line[:offset])), _shown(line), reason)
+        raise TaskFileError.at(name, number, start + flaw[0], command, flaw[1])
 
 
 def _shown(text: bytes) -> str:

@@ -48,9 +48,7 @@ def check_words(words: Sequence[bytes], source: Source, tell: Tell) -> None:
     found = _unfilled(words, source)
     if found is not None:
         offset, braces = found
-        command = b" ".join(words)
-        column = len(command[:offset].decode("utf-8", "replace"))
-        raise TaskFileError("command", 1, column, command.decode("utf-8", "replace"), _refusal(braces, source))
+        raise TaskFileError.at("command", 1, offset, b" ".join(words), _refusal(braces, source))
     if len(words) > 1:
         if _ASSIGNED.match(words[0]):
             shown = words[0].decode("utf-8", "replace")

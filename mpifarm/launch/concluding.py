@@ -18,13 +18,13 @@ BLOCK_BYTES = 512
 
 
 class Concluding:
-    """Of one node, whose memory killer it asks."""
+    """Concludes the attempts of one node, whose memory killer it asks."""
 
     def __init__(self) -> None:
         self._memory_killer = MemoryKiller()
 
     def process(self, process: EndedProcess) -> Fields:
-        """Of an attempt whose process has ended."""
+        """The fields of an attempt whose process has ended."""
         running, started, ended, status, usage, out, err = process
         block = running.block
         result = verdict(status, running.killed_for)
@@ -39,7 +39,7 @@ class Concluding:
 
 
 def never_begun(running: Running, stderr: bytes) -> Fields:
-    """Of an attempt that never became a process; `stderr` says why."""
+    """The fields of an attempt that never became a process; `stderr` says why."""
     block, at = running.block, time.time()
     result = unlaunched(running.killed_for)
     tail = stderr[-Limits().stderr_tail_bytes :] if result[0] == State.FAILED else b""

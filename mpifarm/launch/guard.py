@@ -189,6 +189,15 @@ def _search_children() -> list[int]:
     return found
 
 
+def describe(pid: int) -> str:
+    """`process 12 (name)`, while it is there to be asked."""
+    try:
+        name = os.fsdecode(Path(f"/proc/{pid}/comm").read_bytes().strip())
+    except OSError:
+        name = "?"
+    return f"process {pid} ({name})"
+
+
 def read_stat(pid: int) -> list[bytes]:
     """state, ppid, pgrp, session, ... of a process; empty when it is gone."""
     try:

@@ -8,12 +8,11 @@ anything heavy.
 
 from __future__ import annotations
 
-import os
 from collections.abc import Collection, Mapping
 from pathlib import Path
 
 from mpifarm.launch.environ import ATTEMPT, JOB, TASK
-from mpifarm.launch.guard import Children, kill_tree, read_stat
+from mpifarm.launch.guard import Children, describe, kill_tree, read_stat
 
 Marks = tuple[bytes, bytes, bytes]
 """Job name, task and attempt number, as in the environment of a task."""
@@ -53,7 +52,7 @@ class Orphans:
             if owners.isdisjoint(running):
                 if pid not in self._killed:
                     self._killed.add(pid)
-                    log.append(f"killed {_describe(pid)}, left behind by a task that has ended")
+                    log.append(f"killed {describe(pid)}, left behind by a task that has ended")
                 kill_tree(pid, spared=running.keys())
         return left, log
 
@@ -74,11 +73,3 @@ def _owners(pid: int, tasks: Mapping[int, Marks]) -> frozenset[int]:
     except (OSError, KeyError):
         return frozenset(tasks)
     return frozenset(main for main, its in tasks.items() if its == marks)
-
-
-def _describe(pid: int) -> str:
-    try:
-        name = os.fsdecode(Path(f"/proc/{pid}/comm").read_bytes().strip())
-    except OSError:
-        name = "?"
-    return f"process {pid} ({name})"

@@ -16,7 +16,7 @@ from collections.abc import Callable, Iterable
 
 from mpifarm.core.model import Block
 from mpifarm.launch.environ import LAUNCHER
-from mpifarm.launch.guard import read_stat
+from mpifarm.launch.guard import describe, read_stat
 
 LOOK_EVERY_S = 5.0
 LOOK_AGAIN_S = 0.2
@@ -44,8 +44,8 @@ def end_strays(of: bytes | None = None) -> list[str]:
     log: dict[int, str] = {}
     deadline = time.monotonic() + END_WITHIN_S
     while (found := _strays(of)) and time.monotonic() < deadline:
-        for pid, name in found.items():
-            log.setdefault(pid, f"killed process {pid} ({name}) of a task whose run was killed")
+        for pid, process in found.items():
+            log.setdefault(pid, f"killed {process} of a task whose run was killed")
             try:
                 os.kill(pid, signal.SIGKILL)
             except OSError:
@@ -78,7 +78,7 @@ class Strays:
 
 
 def _strays(of: bytes | None) -> dict[int, str]:
-    """Names of the processes, by pid."""
+    """What the processes are called, by pid."""
     user, marks, sessions = os.geteuid(), dict[int, bytes](), dict[int, int]()
     for name in os.listdir("/proc"):
         try:
@@ -96,7 +96,7 @@ def _strays(of: bytes | None) -> dict[int, str]:
     # A session is not given to another while somebody is in it.
     leaders = {int(mark.split()[1]) for mark in gone | ({of} if of else set())}
     return {
-        pid: _name(pid)
+        pid: describe(pid)
         for pid, session in sessions.items()
         if marks.get(pid) in gone or (session in leaders and pid != session and pid not in marks)
     }
@@ -123,11 +123,3 @@ def _namespace() -> bytes:
         return os.fsencode(os.readlink("/proc/self/ns/pid"))
     except OSError:
         return b"?"
-
-
-def _name(pid: int) -> str:
-    try:
-        with open(f"/proc/{pid}/comm", "rb", buffering=0) as file:
-            return os.fsdecode(file.read().strip())
-    except OSError:
-        return "?"

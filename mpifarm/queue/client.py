@@ -18,6 +18,7 @@ from psycopg.types.json import Jsonb
 from mpifarm.core.job import Policy
 from mpifarm.core.model import FailureClass, JobId, Limits, Parent, Part, RunId, State
 from mpifarm.core.needs import Needs
+from mpifarm.core.ranges import disjoint
 from mpifarm.errors import UsageError
 from mpifarm.queue.arrays import Int4s
 from mpifarm.queue.caps import cap
@@ -27,7 +28,6 @@ from mpifarm.queue.dsn import Dsn
 from mpifarm.queue.lines import FailureLine, JobSummary, PastAttempt, RunLine, Submitted, TaskLine, Terms
 from mpifarm.queue.liveness import surely_gone
 from mpifarm.queue.loading import Loading, Place
-from mpifarm.queue.ranges import disjoint
 from mpifarm.queue.screening import Screening
 from mpifarm.queue.settling import judge, settle
 from mpifarm.queue.statements import queries

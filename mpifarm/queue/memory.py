@@ -15,12 +15,13 @@ from itertools import islice
 from mpifarm.core.job import JobText, Policy
 from mpifarm.core.model import Block, FailureClass, JobId, LeaseId, RunId, Span, State
 from mpifarm.core.needs import Needs
+from mpifarm.core.ranges import runs_of
 from mpifarm.core.verbs import Batch, CancelTasks, DrainRun, Grant, Order, Outcome, Return, RunInfo
 from mpifarm.errors import QueueError
 from mpifarm.queue.caps import cap
 from mpifarm.queue.lines import Cancelled
 from mpifarm.queue.memory_places import PartLike, Places, Range
-from mpifarm.queue.ranges import SILENT_S, check_batch, merged, runs_of
+from mpifarm.queue.ranges import SILENT_S, check_batch, merged
 
 
 @dataclass(slots=True)

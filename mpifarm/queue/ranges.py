@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
-from itertools import groupby
+from collections.abc import Iterable
 
 from mpifarm.core.model import FailureClass, Limits, State
 from mpifarm.core.verbs import Batch, Return
@@ -36,23 +35,3 @@ def check_batch(batch: Batch) -> None:
         assert part.span.lo < part.span.hi
         assert part.failure is not FailureClass.NONE or part.span.lease in done
         assert part.state is State.RETURNED or (part.state is State.FAILED and part.failure is not FailureClass.NONE)
-
-
-def runs_of(numbers: Iterable[int]) -> list[tuple[int, int]]:
-    """Sorted numbers as half-open ranges."""
-    ranges = []
-    for _, group in groupby(enumerate(numbers), key=lambda pair: pair[1] - pair[0]):
-        members = [number for _, number in group]
-        ranges.append((members[0], members[-1] + 1))
-    return ranges
-
-
-def disjoint(ranges: Sequence[tuple[int, int]]) -> list[tuple[int, int]]:
-    """Sorted, overlaps joined: each number is in one of them."""
-    found: list[tuple[int, int]] = []
-    for lo, hi in sorted(ranges):
-        if found and lo <= found[-1][1]:
-            found[-1] = (found[-1][0], max(hi, found[-1][1]))
-        else:
-            found.append((lo, hi))
-    return found

@@ -11,10 +11,10 @@ from __future__ import annotations
 from collections.abc import Collection, Iterable, Mapping, Sequence
 
 from mpifarm.core.model import JobId, RunId, Span
+from mpifarm.core.ranges import runs_of
 from mpifarm.queue.arrays import Float8s, Int4s, Int8s
 from mpifarm.queue.caps import cap
 from mpifarm.queue.connection import Connection
-from mpifarm.queue.ranges import runs_of
 from mpifarm.queue.statements import queries
 
 SQL = queries()

@@ -34,7 +34,7 @@ class NotKept(FarmError):
 
 
 def not_kept(row: AttemptRow, streams: Iterable[int]) -> Iterator[NotKept]:
-    """Of these streams."""
+    """Which of these streams were not kept whole, and why."""
     parts = {STDOUT: ("stdout", STDOUT_CUT, row.stdout_crc32), STDERR: ("stderr", STDERR_CUT, row.stderr_crc32)}
     for stream in streams:
         name, cut, checksum = parts[stream]
