@@ -23,11 +23,11 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from benchmarks.figures import emit, farm, scratch_farm
-from mpifarm.core.messages import Output
 from mpifarm.core.model import Limits
+from mpifarm.core.protocol.messages import Output
 from mpifarm.core.row import ROW, STDOUT
-from mpifarm.local import find_mpiexec
-from tests.output.packer import ChunkPacker
+from mpifarm.rank.local import find_mpiexec
+from tests.runfile.packer import ChunkPacker
 
 SIZES = ((1000, 1 << 20), (20_000, 50 << 10))
 """(tasks, bytes of output each)"""
@@ -147,7 +147,7 @@ def messages(attempts: int) -> Iterator[Output]:
 
 
 def writer_alone(cwd: Path, attempts: int) -> None:
-    from mpifarm.output.writer import Writer
+    from mpifarm.runfile.writer import Writer
 
     writer, seconds, content = Writer(cwd / "direct.h5", {}, [("node", 1, 1)]), 0.0, 0
     for number, output in enumerate(messages(attempts)):

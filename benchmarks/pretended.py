@@ -13,14 +13,16 @@ from collections import deque
 from collections.abc import Callable, Sequence
 from typing import Any
 
-from mpifarm.core import actions as act
 from mpifarm.core.chunks import Cells
-from mpifarm.core.dispatcher import Dispatcher
-from mpifarm.core.ending import RunTerms
-from mpifarm.core.job import JobText
-from mpifarm.core.launching import EndedAttempt
-from mpifarm.core.leader import Leader
-from mpifarm.core.messages import (
+from mpifarm.core.dispatcher.dispatcher import Dispatcher
+from mpifarm.core.dispatcher.ending import RunTerms
+from mpifarm.core.job.policy import JobText
+from mpifarm.core.launcher.launching import EndedAttempt
+from mpifarm.core.leader.leader import Leader
+from mpifarm.core.model import Block, JobId, LeaseId, Limits, NodeShape, RunId, TaskText
+from mpifarm.core.needs import Needs
+from mpifarm.core.protocol import actions as act
+from mpifarm.core.protocol.messages import (
     Closed,
     Ended,
     FileClosed,
@@ -32,12 +34,10 @@ from mpifarm.core.messages import (
     Role,
     Start,
 )
-from mpifarm.core.model import Block, JobId, LeaseId, Limits, NodeShape, RunId, TaskText
-from mpifarm.core.needs import Needs
-from mpifarm.core.recorder import Recorder
+from mpifarm.core.protocol.verbs import Grant
+from mpifarm.core.protocol.wire import decode, encode
+from mpifarm.core.recorder.recorder import Recorder
 from mpifarm.core.row import ROW, STDOUT
-from mpifarm.core.verbs import Grant
-from mpifarm.core.wire import decode, encode
 
 LIMITS = Limits()
 TURN_S = 1e-3

@@ -29,12 +29,12 @@ from benchmarks.figures import emit, farm, scratch_farm
 from benchmarks.slow_wire import SlowWire
 from mpifarm.core.model import Block, RunId
 from mpifarm.core.needs import Needs
+from mpifarm.core.protocol.verbs import Batch, RunInfo
 from mpifarm.core.row import AttemptRow
-from mpifarm.core.verbs import Batch, RunInfo
-from mpifarm.local import find_mpiexec
-from mpifarm.queue import embedded
-from mpifarm.queue.dsn import Dsn
-from mpifarm.queue.postgres import PostgresQueue
+from mpifarm.queue.run_verbs import PostgresQueue
+from mpifarm.rank.local import find_mpiexec
+from mpifarm.server import embedded
+from mpifarm.server.dsn import Dsn
 
 BYTES_MAX = 64 << 20
 PARTS = ("load", "drain", "jobs", "link", "memory")

@@ -23,15 +23,15 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from benchmarks.figures import emit, farm, scratch_farm
-from mpifarm.core.messages import Output
 from mpifarm.core.model import JobId, LeaseId, Limits
 from mpifarm.core.needs import Needs
+from mpifarm.core.protocol.messages import Output
+from mpifarm.core.protocol.verbs import Batch, RunInfo
 from mpifarm.core.row import ROW, STDOUT, AttemptRow, unpack_rows
-from mpifarm.core.verbs import Batch, RunInfo
-from mpifarm.output.writer import Writer
-from mpifarm.queue.dsn import find_dsn
-from mpifarm.queue.postgres import PostgresQueue
-from tests.output.packer import ChunkPacker
+from mpifarm.queue.run_verbs import PostgresQueue
+from mpifarm.runfile.writer import Writer
+from mpifarm.server.dsn import find_dsn
+from tests.runfile.packer import ChunkPacker
 
 READ_BYTES = 1 << 20
 TASK_S = 0.01

@@ -19,18 +19,18 @@ from collections.abc import Iterator
 from typing import Any
 
 from benchmarks.figures import ROOT
-from mpifarm.comm import World
-from mpifarm.core import actions as act
-from mpifarm.core.dispatcher import Dispatcher
-from mpifarm.core.ending import RunTerms
-from mpifarm.core.job import JobText
-from mpifarm.core.messages import Deal, Exit, FileClosed, FileOpened, OpenFile, Output, Role, Want
+from mpifarm.core.dispatcher.dispatcher import Dispatcher
+from mpifarm.core.dispatcher.ending import RunTerms
+from mpifarm.core.job.policy import JobText
 from mpifarm.core.model import Block, JobId, LeaseId, Limits, RunId, TaskText
 from mpifarm.core.needs import Needs
-from mpifarm.core.recorder import Recorder
+from mpifarm.core.protocol import actions as act
+from mpifarm.core.protocol.messages import Deal, Exit, FileClosed, FileOpened, OpenFile, Output, Role, Want
+from mpifarm.core.protocol.verbs import Grant
+from mpifarm.core.recorder.recorder import Recorder
 from mpifarm.core.row import ROW
-from mpifarm.core.verbs import Grant
-from mpifarm.local import find_mpiexec
+from mpifarm.rank.comm import World
+from mpifarm.rank.local import find_mpiexec
 
 RANKS = (2, 4, 8, 16, 32, 64)
 SLOTS = 64
@@ -41,7 +41,7 @@ JOB = JobText(JobId(1), "pretended", b"/work")
 def send_table() -> Iterator[dict[str, object]]:
     """A line for each number of ranks."""
     mpiexec = find_mpiexec() or "mpiexec"
-    environ = dict(os.environ)  # as `mpifarm.local` does: more ranks than cores
+    environ = dict(os.environ)  # as `mpifarm.rank.local` does: more ranks than cores
     environ.setdefault("OMPI_MCA_rmaps_base_oversubscribe", "1")
     environ.setdefault("PRTE_MCA_rmaps_default_mapping_policy", "slot:oversubscribe")
     for ranks in RANKS:

@@ -19,7 +19,7 @@ import time
 from pathlib import Path
 
 from benchmarks.figures import emit, farm, scratch_farm
-from mpifarm.local import find_mpiexec
+from mpifarm.rank.local import find_mpiexec
 
 RANKS = 3
 

@@ -3,9 +3,9 @@
 TYPE_CHECKING = False  # typing's own would be imported, by `python -m mpifarm` from the user's directory
 
 if TYPE_CHECKING:
-    from mpifarm.api import open_job, open_run
+    from mpifarm.api.outputs import open_job, open_run
+    from mpifarm.api.queue import Command, open_queue, submit, wait
     from mpifarm.errors import FarmError
-    from mpifarm.farm import Command, open_queue, submit, wait
 
 __version__ = "0.1.0"
 
@@ -15,13 +15,13 @@ __all__ = ["Command", "FarmError", "__version__", "open_job", "open_queue", "ope
 def __getattr__(name: str) -> object:
     """What users import, brought in when they ask for it."""
     if name in ("open_job", "open_run"):
-        from mpifarm import api
+        from mpifarm.api import outputs
 
-        return getattr(api, name)
+        return getattr(outputs, name)
     if name in ("Command", "open_queue", "submit", "wait"):
-        from mpifarm import farm
+        from mpifarm.api import queue
 
-        return getattr(farm, name)
+        return getattr(queue, name)
     if name == "FarmError":
         from mpifarm import errors
 

@@ -1,7 +1,7 @@
 """Entry point. `run` is intercepted here: its ranks must fork their launcher before anything heavy is imported.
 
-Also what `python DIRECTORY OF THIS PACKAGE` runs, as mpifarm starts itself (`mpifarm.starting`). Until nothing can come
-from the working directory any more, it imports only what Python itself has imported.
+Also what `python DIRECTORY OF THIS PACKAGE` runs, as mpifarm starts itself (`startup.own_process`). Until nothing can
+come from the working directory any more, it imports only what Python itself has imported.
 """
 
 import os
@@ -9,7 +9,7 @@ import sys
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from mpifarm.options import RunOptions
+    from mpifarm.rank.options import RunOptions
 
 PARENT, PACKAGE = __file__.rsplit("/", 2)[:2]  # absolute since Python 3.9
 PACKAGE = f"{PARENT}/{PACKAGE}"
@@ -48,13 +48,13 @@ def main() -> int:
     forget_working_directory()
     import signal
 
-    from mpifarm.starting import INTERRUPTED, Interrupts, interruptible
+    from mpifarm.startup.own_process import INTERRUPTED, Interrupts, interruptible
 
     interrupts = Interrupts()
     interrupts.leave()
     _open_standard_streams()
     from mpifarm.errors import UsageError
-    from mpifarm.surroundings import has_directory, restart_without_inspection
+    from mpifarm.startup.surroundings import has_directory, restart_without_inspection
 
     restart_without_inspection()
     if not has_directory():
@@ -62,20 +62,20 @@ def main() -> int:
     argv = sys.argv[1:]
     if argv[:1] == ["run"] and not {"-h", "--help"} & set(argv):
         if any(word == "--local" or word.startswith("--local=") for word in argv):
-            from mpifarm.local import run_local
+            from mpifarm.rank.local import run_local
 
             return run_local(argv[1:])
-        from mpifarm.launched import promised
+        from mpifarm.startup.launched import promised
 
         if promised(os.environ).ranks > 1:
             interrupts.remember()
-        from mpifarm.options import CommandLine
-        from mpifarm.run import main as run_main
+        from mpifarm.rank.options import CommandLine
+        from mpifarm.rank.run import main as run_main
 
         code = run_main(CommandLine(argv[1:], _run_options), interrupts)
         signal.signal(signal.SIGINT, signal.SIG_IGN)  # nothing is left to stop
         return code
-    from mpifarm.cli import main as cli_main
+    from mpifarm.cli.main import main as cli_main
 
     try:
         with interruptible():
@@ -98,7 +98,7 @@ def _open_standard_streams() -> None:
 
 def _run_options(argv: list[str]) -> "RunOptions":
     """What the command line of a run says, read by rank 0 alone."""
-    from mpifarm.cli import parse_run
+    from mpifarm.cli.main import parse_run
 
     return parse_run(argv)
 

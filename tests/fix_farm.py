@@ -14,7 +14,7 @@ from typing import Any
 
 import pytest
 
-from mpifarm.queue.dsn import Dsn
+from mpifarm.server.dsn import Dsn
 from tests.fix_mpi import MPI_SETTINGS, ROOT, mpiexec
 
 DEADLINE_S = 120.0

@@ -18,7 +18,7 @@ from typing import Any
 
 import pytest
 
-from mpifarm.local import find_mpiexec
+from mpifarm.rank.local import find_mpiexec
 
 ROOT = Path(__file__).resolve().parent.parent
 LINES_SHOWN = 100

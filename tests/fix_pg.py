@@ -14,8 +14,9 @@ import psycopg
 import pytest
 from psycopg import sql
 
-from mpifarm.queue import embedded, schema
-from mpifarm.queue.dsn import Dsn
+from mpifarm.queue import schema
+from mpifarm.server import embedded
+from mpifarm.server.dsn import Dsn
 
 _TEMPLATE = "template_mpifarm"
 _numbers = count(1)

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from mpifarm.allocation import Allocation, clock_s, find_allocation
+from mpifarm.rank.allocation import Allocation, clock_s, find_allocation
 
 
 @pytest.mark.parametrize(

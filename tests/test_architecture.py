@@ -16,10 +16,10 @@ PACKAGE = ROOT / "mpifarm"
 MODULES = sorted(PACKAGE.rglob("*.py"))
 
 DOORS = {
-    "mpi4py": ["comm.py"],
+    "mpi4py": ["rank/comm.py"],
     "psycopg": ["queue/"],
-    "h5py": ["output/"],
-    "click": ["cli"],
+    "h5py": ["runfile/"],
+    "click": ["cli/"],
     "subprocess": ["process.py"],
 }
 """An outside world and the only places that may import it."""
@@ -29,13 +29,13 @@ PURE_FORBIDDEN = {
     "mpi4py", "psycopg", "h5py", "click", "numpy", "rich", "datetime", "tempfile", "multiprocessing", "asyncio",
 }  # fmt: skip
 
-LAYERS = [
-    {"api", "cli", "farm", "__main__", "run", "local", "loop"},  # and cli_*
-    {"reporting", "intake", "doors", "file_door", "pack_door", "progress", "advice"},
-    {"queue", "comm", "launch", "output", "allocation", "process"},
-    {"core"},
-    {"errors"},
-]
+ROOMS = [
+    "__main__", "cli", "api", "commands", "page", "outputs", "selection", "rank", "show", "intake",
+    "queue", "server", "runfile.repairing", "runfile", "launch",
+    "units", "core.dispatcher", "core.leader", "core.launcher", "core.recorder", "core.protocol", "core.job", "core",
+    "startup", "process", "errors",
+]  # fmt: skip
+"""Every room of the package; each may import what stands behind it here, and nothing before."""
 
 MODULE_LINES, FUNCTION_LINES, PARAMETERS = 350, 70, 8
 """Limits that are only ever lowered."""
@@ -73,26 +73,70 @@ def test_one_door_per_outside_world(door: str) -> None:
     assert not wrong, f"{door} may be imported only by {DOORS[door]}"
 
 
-def _room(name: str) -> str:
-    return "cli" if name.startswith("cli_") else name
+def _module(path: Path) -> str:
+    """What it is imported as, below `mpifarm`."""
+    return ".".join(path.relative_to(PACKAGE).with_suffix("").parts).removesuffix("__init__").removesuffix(".")
+
+
+def _room(module: str) -> str:
+    """The longest name of a room that `module` stands in; "" for the package itself, which imports only when asked."""
+    parts = module.split(".")
+    while parts and ".".join(parts) not in ROOMS:
+        parts.pop()
+    return ".".join(parts)
+
+
+@cache
+def _arrows(path: Path) -> frozenset[str]:
+    """Modules of the package that this one imports, also inside of functions and for types alone."""
+    modules = {_module(each) for each in MODULES}
+    found = set()
+    for node in ast.walk(_tree(path)):
+        if isinstance(node, ast.ImportFrom) and (node.module or "").split(".")[0] == "mpifarm":
+            above = (node.module or "").removeprefix("mpifarm").lstrip(".")
+            for alias in node.names:
+                inside = f"{above}.{alias.name}".lstrip(".")
+                found.add(inside if inside in modules else above)
+        elif isinstance(node, ast.Import):
+            found |= {a.name.removeprefix("mpifarm.") for a in node.names if a.name.startswith("mpifarm.")}
+    return frozenset(found - {_module(path), ""})
 
 
 def test_core_is_pure() -> None:
-    for path in (PACKAGE / "core").glob("*.py"):
+    for path in (PACKAGE / "core").rglob("*.py"):
         for name in _imports(path):
             assert name.split(".")[0] not in PURE_FORBIDDEN, f"{_name(path)} imports {name}"
             assert not name.startswith("mpifarm") or name.startswith("mpifarm.core"), f"{_name(path)} imports {name}"
 
 
-def test_imports_point_downwards() -> None:
-    rank = {name: level for level, names in enumerate(LAYERS) for name in names}
-    for path in MODULES:
-        above = rank.get(_room(_name(path).split("/")[0].removesuffix(".py")))
-        for name in _imports(path):
-            parts = name.split(".")
-            below = rank.get(_room(parts[1])) if parts[0] == "mpifarm" and len(parts) > 1 else None
-            if above is not None and below is not None:
-                assert above <= below, f"{_name(path)} imports {name}, which stands above it"
+def test_every_module_stands_in_a_room() -> None:
+    lost = [_name(path) for path in MODULES if path != PACKAGE / "__init__.py" and not _room(_module(path))]
+    assert not lost
+
+
+def test_arrows_between_rooms_point_downwards() -> None:
+    rank = {room: level for level, room in enumerate(ROOMS)}
+    wrong = [
+        f"{_name(path)} imports {arrow}"
+        for path in MODULES
+        if path != PACKAGE / "__init__.py"
+        for arrow in _arrows(path)
+        if rank[_room(_module(path))] > rank[_room(arrow)]
+    ]
+    assert not wrong, "imports of what stands above"
+
+
+def test_no_circle_of_modules() -> None:
+    left = {_module(path): set(_arrows(path)) for path in MODULES if path != PACKAGE / "__init__.py"}
+    while ends := {module for module, arrows in left.items() if not arrows & left.keys()}:
+        for module in ends:
+            del left[module]
+    assert not left, "these import each other in a ring, or what does"
+
+
+def test_module_names_are_unique() -> None:
+    names = [path.stem for path in MODULES if path.stem not in {"__init__", "__main__"}]
+    assert sorted(names) == sorted(set(names))
 
 
 @pytest.mark.parametrize("path", MODULES, ids=_name)
@@ -122,9 +166,9 @@ def test_words() -> None:
 @pytest.mark.parametrize(
     ("module", "never"),
     [
-        ("mpifarm.cli", {"mpi4py", "numpy", "h5py", "psycopg", "rich"}),
-        ("mpifarm.run", {"mpi4py", "numpy", "h5py", "psycopg", "click", "rich"}),
-        ("mpifarm.comm", {"numpy", "h5py", "psycopg", "click", "rich"}),
+        ("mpifarm.cli.main", {"mpi4py", "numpy", "h5py", "psycopg", "rich"}),
+        ("mpifarm.rank.run", {"mpi4py", "numpy", "h5py", "psycopg", "click", "rich"}),
+        ("mpifarm.rank.comm", {"numpy", "h5py", "psycopg", "click", "rich"}),
         ("mpifarm.launch.launcher", {"mpi4py", "numpy", "h5py", "psycopg", "click", "rich"}),
     ],
 )

@@ -8,12 +8,12 @@ from typing import Any
 import psycopg
 import pytest
 
-from mpifarm.core.actions import AskLease, Granted, Ordered, QueueTrouble
 from mpifarm.core.model import Limits
 from mpifarm.core.needs import Needs
-from mpifarm.core.verbs import DrainRun
-from mpifarm.doors import Inbox, QueueDoor
-from mpifarm.queue.dsn import Dsn
+from mpifarm.core.protocol.actions import AskLease, Granted, Ordered, QueueTrouble
+from mpifarm.core.protocol.verbs import DrainRun
+from mpifarm.rank.queue_door import Inbox, QueueDoor
+from mpifarm.server.dsn import Dsn
 from tests.fix_farm import wait_for
 from tests.queue.worlds import HERE, PostgresWorld, like_tasks
 

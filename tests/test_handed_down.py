@@ -7,8 +7,8 @@ from pathlib import Path
 import pytest
 
 from mpifarm.errors import UsageError
-from mpifarm.handed_down import withhold
-from mpifarm.queue.dsn import find_dsn
+from mpifarm.server.dsn import find_dsn
+from mpifarm.startup.handed_down import withhold
 
 
 @pytest.mark.parametrize(

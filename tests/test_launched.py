@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from mpifarm.launched import promised, speaks_in_vain
+from mpifarm.startup.launched import promised, speaks_in_vain
 
 TOLD = {
     "PMI": ({"PMI_SIZE": "4"}, "PMI_RANK"),

@@ -6,7 +6,7 @@ import pytest
 
 from mpifarm.core.roles import assign
 from mpifarm.errors import SiteError
-from mpifarm.nodes import RankHello, node_shapes
+from mpifarm.rank.nodes import RankHello, node_shapes
 
 
 def hello(host: str, *cpus: int, files: int = 1 << 20) -> RankHello:

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from mpifarm.starting import INTERRUPTED, own_command
+from mpifarm.startup.own_process import INTERRUPTED, own_command
 from tests.fix_farm import Farm
 from tests.fix_mpi import ROOT
 

@@ -169,7 +169,7 @@ class Limits:
     output_every_s: float = 0.1
     """A leader sends what it gathered at least this often."""
     slot_files: int = 6
-    """Files that a launcher has open for each slot: two pipes, and two spools (see `launch.holding`)."""
+    """Files that a launcher has open for each slot: two pipes, and two spools (see `launch.kept_output`)."""
     launcher_files: int = 64
     """And besides."""
     chunk_bytes: int = 256 << 10

@@ -1,7 +1,7 @@
 """The row of one ended attempt: packed once where the task ran, stored as it is in the run file, read by the queue.
 
 The binary layout (little endian, no padding) is the layout of the run file's `attempts` dataset, so a row crosses
-three processes and reaches the disk without being taken apart. `mpifarm.output.format` derives its dtype from FIELDS.
+three processes and reaches the disk without being taken apart. `mpifarm.runfile.format` derives its dtype from FIELDS.
 """
 
 from __future__ import annotations
@@ -56,7 +56,7 @@ EXTENT = struct.Struct("<" + "".join(_CODES[code] for _, code in EXTENT_FIELDS))
 
 STDOUT, STDERR, CAPTURED, VALUES, CONTENTS = 1, 2, 3, 4, 5
 """Streams of an attempt. CAPTURED: the files it left, one behind the other; VALUES: arrays, likewise. CONTENTS says
-what lies where in those two, see `mpifarm.core.contents`."""
+what lies where in those two, see `mpifarm.core.left_behind`."""
 
 STDOUT_CUT, STDERR_CUT, HAS_CONTENTS, NOT_ALL_TAKEN = 1, 2, 4, 8
 """Bits of `flags`. CUT: the job's --keep left some or all of the stream out: its length is what the task wrote, its

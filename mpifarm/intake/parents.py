@@ -20,7 +20,7 @@ from mpifarm.errors import TaskFileError, UsageError
 from mpifarm.intake.cycles import Waiting
 
 TASKS_MAX = 2**31 - 2
-"""In one job; see `mpifarm.queue.loading`."""
+"""In one job; see `mpifarm.queue.load`."""
 RING_SHOWN = 6
 LINES_KEPT = 10_000
 """Lines with forward references whose text is kept, to be shown in a refusal."""

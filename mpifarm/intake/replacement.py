@@ -23,7 +23,7 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Generic, TypeVar, cast
 
-from mpifarm.core.commandline import KEYWORDS
+from mpifarm.core.job.commandline import KEYWORDS
 from mpifarm.errors import UsageError
 
 V = TypeVar("V")

@@ -10,7 +10,7 @@ from __future__ import annotations
 import re
 from collections.abc import Sequence
 
-from mpifarm.core.commandline import background
+from mpifarm.core.job.commandline import background
 from mpifarm.errors import TaskFileError
 from mpifarm.process import check_script
 

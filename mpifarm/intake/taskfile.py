@@ -21,7 +21,7 @@ from collections.abc import Callable, Iterator
 from functools import partial
 from typing import BinaryIO, TypeVar
 
-from mpifarm.core.commandline import find_flaw
+from mpifarm.core.job.commandline import find_flaw
 from mpifarm.core.model import Parent, Part
 from mpifarm.core.needs import Needs
 from mpifarm.errors import TaskFileError, UsageError

@@ -5,9 +5,9 @@ from __future__ import annotations
 import time
 from zlib import crc32
 
-from mpifarm.core.launching import Running
+from mpifarm.core.launcher.launching import Running
+from mpifarm.core.launcher.verdict import may_be_memory, unlaunched, verdict
 from mpifarm.core.model import FailureClass, Limits, State
-from mpifarm.core.verdict import may_be_memory, unlaunched, verdict
 from mpifarm.launch.judging import EndedProcess, Fields
 from mpifarm.launch.memory_killer import MemoryKiller
 from mpifarm.launch.seat import told

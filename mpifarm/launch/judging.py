@@ -13,9 +13,9 @@ from collections import deque
 from collections.abc import Callable
 from math import inf
 
-from mpifarm.core.launching import Running
+from mpifarm.core.launcher.launching import Running
+from mpifarm.core.launcher.verdict import may_be_a_stop, returned
 from mpifarm.core.model import Limits
-from mpifarm.core.verdict import may_be_a_stop, returned
 from mpifarm.launch.seat import Said
 
 EndedProcess = tuple[Running, float, float, int, resource.struct_rusage, Said, Said]

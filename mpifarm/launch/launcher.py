@@ -18,9 +18,9 @@ from collections.abc import Callable, MutableMapping, Sequence
 from functools import partial
 from typing import NamedTuple
 
-from mpifarm.core.messages import LauncherLog, LinkMessage, ProgramEnded, RunProgram, Setup
+from mpifarm.core.launcher.verdict import STOP_SIGNALS
 from mpifarm.core.model import Limits
-from mpifarm.core.verdict import STOP_SIGNALS
+from mpifarm.core.protocol.messages import LauncherLog, LinkMessage, ProgramEnded, RunProgram, Setup
 from mpifarm.errors import SiteError
 from mpifarm.launch import arena
 from mpifarm.launch.arena import Arena

@@ -11,8 +11,8 @@ import socket
 from collections import deque
 from typing import cast
 
-from mpifarm.core.messages import LinkMessage
-from mpifarm.core.wire import decode, encode
+from mpifarm.core.protocol.messages import LinkMessage
+from mpifarm.core.protocol.wire import decode, encode
 
 _READ_BYTES = 64 << 10  # a larger buffer would be mapped and unmapped with every call
 _HEADER_BYTES = 4

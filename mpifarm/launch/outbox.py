@@ -12,8 +12,8 @@ from collections.abc import Callable
 from math import inf
 
 from mpifarm.core.chunks import Cells
-from mpifarm.core.messages import Closed, Ended, LauncherLog, Pieces
 from mpifarm.core.model import Limits
+from mpifarm.core.protocol.messages import Closed, Ended, LauncherLog, Pieces
 from mpifarm.launch.arena import CELL_BYTES, Arena
 from mpifarm.launch.judging import SETTLE_S, EndedProcess, Fields, Judging
 from mpifarm.launch.link import Link

@@ -17,7 +17,7 @@ import termios
 import time
 from collections.abc import Callable
 
-from mpifarm.core.launching import Running
+from mpifarm.core.launcher.launching import Running
 from mpifarm.core.model import Limits
 from mpifarm.core.row import STDERR, STDOUT
 

@@ -16,9 +16,9 @@ import stat
 import tempfile
 from collections.abc import Iterable, Mapping
 
-from mpifarm.core.commandline import plan, shell_is_altered
-from mpifarm.core.job import JobText
-from mpifarm.core.launching import Running
+from mpifarm.core.job.commandline import plan, shell_is_altered
+from mpifarm.core.job.policy import JobText
+from mpifarm.core.launcher.launching import Running
 from mpifarm.core.model import JobId
 from mpifarm.launch.environ import CPUS, JOB, NODE, Environment, following_cpus, name_task, scrubbed, slurm_hosts
 from mpifarm.launch.open_files import OpenFiles

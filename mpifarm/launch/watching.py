@@ -1,9 +1,9 @@
 """The loop of the launcher process: starts the tasks of a node, reads their output, reports how they ended.
 
 It sleeps in epoll on: the link to its rank, SIGCHLD and stops from outside (as a signalfd: no handler, no interrupted
-calls), the guardian's pipe, and the pipes that `mpifarm.launch.reading` watches. When cells of the arena run low, or
+calls), the guardian's pipe, and the pipes that `mpifarm.launch.streams` watches. When cells of the arena run low, or
 the rank does not take what it is told, reading and starting stop: a flood slows its task and grows nobody's memory.
-What to start and what to end decides `mpifarm.core.launching`. Must never import anything heavy, nor MPI.
+What to start and what to end decides `mpifarm.core.launcher.launching`. Must never import anything heavy, nor MPI.
 """
 
 from __future__ import annotations
@@ -16,12 +16,12 @@ import time
 from collections import deque
 from math import inf
 
-from mpifarm.core.launching import Launching, Running, Unbegun
-from mpifarm.core.messages import Cancel, Drain, Free, LinkMessage, NotStarted, Setup, Start, Stopped
+from mpifarm.core.launcher.launching import Launching, Running, Unbegun
 from mpifarm.core.model import FailureClass, Limits
+from mpifarm.core.protocol.messages import Cancel, Drain, Free, LinkMessage, NotStarted, Setup, Start, Stopped
 from mpifarm.core.row import STDERR
+from mpifarm.launch.after_exit import Closing
 from mpifarm.launch.arena import Arena
-from mpifarm.launch.closing import Closing
 from mpifarm.launch.concluding import Concluding, never_begun
 from mpifarm.launch.environ import LAUNCHER
 from mpifarm.launch.judging import SETTLE_S
@@ -29,10 +29,10 @@ from mpifarm.launch.link import Link
 from mpifarm.launch.open_files import OpenFiles
 from mpifarm.launch.orphans import Marks, Orphans
 from mpifarm.launch.outbox import Outbox, make_cells
-from mpifarm.launch.reading import Reader
 from mpifarm.launch.seat import Said, Seat, Stream, make_seats
 from mpifarm.launch.spawning import NotLaunchedError, Spawner
 from mpifarm.launch.strays import Strays, mark_of
+from mpifarm.launch.streams import Reader
 
 PENDING_BYTES_MAX = 1 << 20
 """More than that on its way to the rank: stop reading and starting."""

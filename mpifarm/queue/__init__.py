@@ -1,6 +1,6 @@
 """The queue: jobs wait here, runs lease their tasks in blocks and record how they ended.
 
-Two implementations stand behind one protocol: `queue.postgres` is the real one, `queue.memory` its twin for tests and
+Two implementations stand behind one protocol: `queue.run_verbs` is the real one, `queue.memory` its twin for tests and
 simulation. This module must never import psycopg (only rank 0 may load it).
 
 Every task is in exactly one place: a ready range, a lease, or a final outcome. The lease row is the fence: what names a
@@ -13,7 +13,7 @@ from typing import Protocol
 
 from mpifarm.core.model import LeaseId, RunId
 from mpifarm.core.needs import Needs
-from mpifarm.core.verbs import Batch, Grant, Order, Return, RunInfo
+from mpifarm.core.protocol.verbs import Batch, Grant, Order, Return, RunInfo
 
 __all__ = ["Batch", "Grant", "Order", "Queue", "Return", "RunInfo"]
 

@@ -11,7 +11,7 @@ from psycopg import sql
 from mpifarm.errors import SiteError
 from mpifarm.queue import schema
 from mpifarm.queue.connection import Connection, Database
-from mpifarm.queue.dsn import Dsn
+from mpifarm.server.dsn import Dsn
 
 _SERVER = """
 SELECT extract(epoch FROM pg_postmaster_start_time())::double precision, count(*)::integer

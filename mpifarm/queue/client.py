@@ -1,5 +1,5 @@
 """The queue as people use it: submit jobs, change them, look at them. For `cli` and `report`; a run uses
-`queue.postgres`. How jobs are changed stands in `queue.changes`.
+`queue.run_verbs`. How jobs are changed stands in `queue.people_verbs`.
 
 Imports psycopg. Memory stays flat whatever the number of tasks, in both directions.
 """
@@ -15,25 +15,25 @@ from typing import TYPE_CHECKING, Any
 from psycopg import Rollback
 from psycopg.types.json import Jsonb
 
-from mpifarm.core.job import Policy
+from mpifarm.core.job.policy import Policy
 from mpifarm.core.model import FailureClass, JobId, Limits, Parent, Part, RunId, State
 from mpifarm.core.needs import Needs
+from mpifarm.core.protocol.facts import FailureLine, JobSummary, PastAttempt, RunLine, Submitted, TaskLine, Terms
 from mpifarm.core.ranges import disjoint
 from mpifarm.errors import UsageError
 from mpifarm.queue.arrays import Int4s
 from mpifarm.queue.caps import cap
-from mpifarm.queue.changes import Changes
 from mpifarm.queue.connection import Connection, Database
-from mpifarm.queue.dsn import Dsn
-from mpifarm.queue.lines import FailureLine, JobSummary, PastAttempt, RunLine, Submitted, TaskLine, Terms
-from mpifarm.queue.liveness import surely_gone
-from mpifarm.queue.loading import Loading, Place
+from mpifarm.queue.dependants import judge, settle
+from mpifarm.queue.load import Loading, Place
+from mpifarm.queue.people_verbs import Changes
 from mpifarm.queue.screening import Screening
-from mpifarm.queue.settling import judge, settle
 from mpifarm.queue.statements import queries
+from mpifarm.server.dsn import Dsn
+from mpifarm.server.liveness import surely_gone
 
 if TYPE_CHECKING:
-    from mpifarm.queue.places import Places
+    from mpifarm.queue.output_places import Places
 
 __all__ = ["Client", "FailureLine", "JobSummary", "RunLine", "TaskLine"]
 
@@ -162,7 +162,7 @@ class Client(Changes):
 
     def places(self, job: JobId, lo: int = 1, hi: int = 2**31 - 1) -> Iterator[Places]:
         """Where the outputs of tasks from `lo` to `hi` are that have an outcome, many at once, in order."""
-        from mpifarm.queue.places import places  # numpy
+        from mpifarm.queue.output_places import places  # numpy
 
         with self._database.using() as connection:
             yield from places(connection, job, lo, hi)

@@ -1,6 +1,6 @@
 """One connection to the queue's database: opened when needed, verified, its errors in words for users.
 
-Only `queue.postgres` and `queue.client` import this module, which imports psycopg.
+Only `queue.run_verbs` and `queue.client` import this module, which imports psycopg.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from time import monotonic
 from typing import Any, TypeVar
 
 from mpifarm.errors import QueueError, QueueUnreachable, SiteError, UsageError
-from mpifarm.queue.dsn import Dsn, cut_is_doubtful
+from mpifarm.server.dsn import Dsn, cut_is_doubtful
 
 try:
     import psycopg
@@ -24,7 +24,8 @@ except ImportError as error:  # psycopg is there but finds no libpq
         "  load the site's PostgreSQL module, or: pip install 'psycopg[binary]'"
     ) from None
 
-from mpifarm.queue import arrays, embedded, schema, texts
+from mpifarm.queue import arrays, schema, text_encoding
+from mpifarm.server import embedded
 
 Connection = psycopg.Connection[tuple[Any, ...]]
 _T = TypeVar("_T")
@@ -207,7 +208,7 @@ class Database:
             connection.execute("SET jit = off")
             self._verify(connection)
             arrays.register(connection)
-            texts.register(connection)
+            text_encoding.register(connection)
         except BaseException:
             connection.close()
             raise

@@ -1,4 +1,4 @@
-"""The queue in dictionaries: the twin of `queue.postgres` for tests and simulation. No I/O; the clock is passed in.
+"""The queue in dictionaries: the twin of `queue.run_verbs` for tests and simulation. No I/O; the clock is passed in.
 
 Plain rather than fast: what a lease still owns is a set of task numbers, so that this file can be believed by reading.
 Beside the verbs of a run it has those of people, as `queue.client` has them.
@@ -12,16 +12,16 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from itertools import islice
 
-from mpifarm.core.job import JobText, Policy
+from mpifarm.core.job.policy import JobText, Policy
 from mpifarm.core.model import Block, FailureClass, JobId, LeaseId, RunId, Span, State
 from mpifarm.core.needs import Needs
+from mpifarm.core.protocol.facts import Cancelled
+from mpifarm.core.protocol.verbs import Batch, CancelTasks, DrainRun, Grant, Order, Outcome, Return, RunInfo
 from mpifarm.core.ranges import runs_of
-from mpifarm.core.verbs import Batch, CancelTasks, DrainRun, Grant, Order, Outcome, Return, RunInfo
 from mpifarm.errors import QueueError
 from mpifarm.queue.caps import cap
-from mpifarm.queue.lines import Cancelled
+from mpifarm.queue.lease_limits import SILENT_S, check_batch, merged
 from mpifarm.queue.memory_places import PartLike, Places, Range
-from mpifarm.queue.ranges import SILENT_S, check_batch, merged
 
 
 @dataclass(slots=True)

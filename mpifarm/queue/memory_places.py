@@ -11,10 +11,10 @@ from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from itertools import starmap
 
-from mpifarm.core.job import JobText
+from mpifarm.core.job.policy import JobText
 from mpifarm.core.model import JobId, Kind, Parent, Part, State, TaskText
 from mpifarm.core.needs import Needs
-from mpifarm.core.verbs import Outcome
+from mpifarm.core.protocol.verbs import Outcome
 
 
 @dataclass(slots=True)

@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable
 
 from mpifarm.core.model import Part
-from mpifarm.queue.loading import Loading, Place
+from mpifarm.queue.load import Loading, Place
 from mpifarm.queue.statements import queries
 
 SQL = queries()

@@ -9,7 +9,7 @@ import pytest
 from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
-from mpifarm.core.commandline import BASH_WORDS, find_flaw, plan, shell_is_altered
+from mpifarm.core.job.commandline import BASH_WORDS, find_flaw, plan, shell_is_altered
 
 DIFFERENTIAL = settings(
     max_examples=150,

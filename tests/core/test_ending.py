@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from math import inf
 
-from mpifarm.core.ending import Idleness, RunTerms, left_behind
+from mpifarm.core.dispatcher.ending import Idleness, RunTerms, left_behind
 from mpifarm.core.pacing import lease_tasks, share_of
-from mpifarm.core.verbs import Grant
-from mpifarm.options import RunOptions
+from mpifarm.core.protocol.verbs import Grant
+from mpifarm.rank.options import RunOptions
 
 
 def test_without_patience_at_once() -> None:

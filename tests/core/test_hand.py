@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from mpifarm.core.actions import LauncherGone, Send
-from mpifarm.core.hand import Hand
-from mpifarm.core.leader import Leader
-from mpifarm.core.messages import Deal, LauncherLost, NotStarted, Unstarted
+from mpifarm.core.leader.hand import Hand
+from mpifarm.core.leader.leader import Leader
 from mpifarm.core.model import Block, JobId, LeaseId, Limits, NodeShape, Span, TaskText
 from mpifarm.core.needs import Needs
+from mpifarm.core.protocol.actions import LauncherGone, Send
+from mpifarm.core.protocol.messages import Deal, LauncherLost, NotStarted, Unstarted
 from mpifarm.launch import begun
 from mpifarm.launch.begun import Begun
 

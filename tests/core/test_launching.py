@@ -8,10 +8,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from mpifarm.core.launching import LOOK_AHEAD, PASSES_PER_SLOT, SUSPECT_CRASHES, Launching
+from mpifarm.core.launcher.launching import LOOK_AHEAD, PASSES_PER_SLOT, SUSPECT_CRASHES, Launching
+from mpifarm.core.launcher.verdict import may_be_memory, verdict
 from mpifarm.core.model import Block, FailureClass, JobId, LeaseId, Span, State, TaskText
 from mpifarm.core.needs import Needs
-from mpifarm.core.verdict import may_be_memory, verdict
 
 
 def block(lo: int, count: int, cpus: int = 1, limit_s: float = 0.0) -> Block:

@@ -6,14 +6,14 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from mpifarm.core.job import JobText, Policy, RetryRule
-from mpifarm.core.ledger import Ledger
-from mpifarm.core.messages import Durable
+from mpifarm.core.dispatcher.ledger import Ledger
+from mpifarm.core.job.policy import JobText, Policy, RetryRule
+from mpifarm.core.job.retries import failed_runs_again, lost_runs_again
 from mpifarm.core.model import Block, FailureClass, JobId, LeaseId, Span, State, TaskText
 from mpifarm.core.needs import Needs
-from mpifarm.core.retries import failed_runs_again, lost_runs_again
+from mpifarm.core.protocol.messages import Durable
+from mpifarm.core.protocol.verbs import Batch, CancelTasks, Return
 from mpifarm.core.row import ROW, AttemptRow
-from mpifarm.core.verbs import Batch, CancelTasks, Return
 
 JOB = JobId(1)
 RANK = 4

@@ -5,8 +5,8 @@ from __future__ import annotations
 from hypothesis import given
 from hypothesis import strategies as st
 
+from mpifarm.core.launcher.packing import Node
 from mpifarm.core.needs import Needs
-from mpifarm.core.packing import Node
 
 
 def test_slots_are_the_lowest_free_cores() -> None:

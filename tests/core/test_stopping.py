@@ -6,12 +6,12 @@ from math import inf
 
 import pytest
 
-from mpifarm.core.ending import RunTerms
-from mpifarm.core.ledger import Ledger
-from mpifarm.core.messages import StopAsked
+from mpifarm.core.dispatcher.ending import RunTerms
+from mpifarm.core.dispatcher.ledger import Ledger
+from mpifarm.core.dispatcher.stopping import Stopping
 from mpifarm.core.model import Block, JobId, LeaseId, Limits, Span, TaskText
 from mpifarm.core.needs import Needs
-from mpifarm.core.stopping import Stopping
+from mpifarm.core.protocol.messages import StopAsked
 
 INT, USR1, USR2, TERM = 2, 10, 12, 15
 

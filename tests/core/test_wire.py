@@ -9,11 +9,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from mpifarm.core.job import JobText, Policy, RetryRule
-from mpifarm.core.messages import LinkMessage, Message, Output
+from mpifarm.core.job.policy import JobText, Policy, RetryRule
 from mpifarm.core.model import Block, FailureClass, Kind, Span, TaskText
 from mpifarm.core.needs import Needs
-from mpifarm.core.wire import decode, encode
+from mpifarm.core.protocol.messages import LinkMessage, Message, Output
+from mpifarm.core.protocol.wire import decode, encode
 
 KINDS = get_args(Message) + tuple(kind for kind in get_args(LinkMessage) if kind not in get_args(Message))
 COUNT = st.integers(0, 2**40)

@@ -26,7 +26,7 @@ import psycopg
 import pytest
 
 from mpifarm.queue.client import Client
-from mpifarm.queue.dsn import Dsn
+from mpifarm.server.dsn import Dsn
 from tests.e2e.chaos import Site
 from tests.e2e.chaos_tasks import CANCELLED, SCRIPT, Journal, Line, Name, Outcome, Spec, contradictions, draw, runs
 from tests.fix_farm import Farm, wait_for

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from mpifarm.starting import own_command
+from mpifarm.startup.own_process import own_command
 from tests.fix_farm import Farm
 
 pytestmark = [pytest.mark.postgres, pytest.mark.mpi_outside]
@@ -92,7 +92,7 @@ def test_newer_run_file(farm: Farm) -> None:
     farm.run("run", ranks=1)
     import h5py
 
-    from mpifarm.output.format import VERSION_ATTRIBUTE
+    from mpifarm.runfile.format import VERSION_ATTRIBUTE
 
     with h5py.File(farm.cwd / "mpifarm-run-1.h5", "r+") as file:
         file.attrs[VERSION_ATTRIBUTE] = 999

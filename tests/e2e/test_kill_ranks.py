@@ -14,7 +14,7 @@ from pathlib import Path
 
 import pytest
 
-from mpifarm.output.reader import open_run
+from mpifarm.runfile.reader import open_run
 from tests.e2e.test_kill import _ranks
 from tests.e2e.test_several_runs import descendants
 from tests.fix_farm import Farm, task_processes, wait_for

@@ -12,12 +12,12 @@ from collections import Counter
 import psycopg
 import pytest
 
-from mpifarm.core.job import Policy, RetryRule
+from mpifarm.core.job.policy import Policy, RetryRule
 from mpifarm.core.model import FailureClass, JobId, Parent, Part, RunId, TaskText
 from mpifarm.core.needs import Needs
+from mpifarm.core.protocol.facts import Terms
 from mpifarm.queue.client import Client
-from mpifarm.queue.dsn import Dsn
-from mpifarm.queue.lines import Terms
+from mpifarm.server.dsn import Dsn
 from tests.fix_farm import Farm, task_processes, wait_for
 from tests.queue.proxy import Proxy
 

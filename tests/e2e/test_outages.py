@@ -16,8 +16,8 @@ import pytest
 
 from mpifarm.core.model import Limits
 from mpifarm.queue.client import Client
-from mpifarm.queue.dsn import Dsn
-from mpifarm.queue.embedded import EmbeddedServer
+from mpifarm.server.dsn import Dsn
+from mpifarm.server.embedded import EmbeddedServer
 from tests.fix_farm import Farm, wait_for
 from tests.queue.proxy import Proxy
 

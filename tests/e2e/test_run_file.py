@@ -18,7 +18,7 @@ import pytest
 import mpifarm
 from mpifarm.errors import SiteError, UsageError
 from mpifarm.process import run_program
-from mpifarm.striping import Stripes, make_striped, parse_stripe_size
+from mpifarm.rank.striping import Stripes, make_striped, parse_stripe_size
 from tests.fix_farm import Farm, wait_for
 
 pytestmark = [pytest.mark.postgres, pytest.mark.mpi_outside]

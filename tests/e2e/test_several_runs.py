@@ -15,7 +15,7 @@ import pytest
 
 from mpifarm.core.model import Limits
 from mpifarm.queue.client import Client
-from mpifarm.queue.dsn import Dsn
+from mpifarm.server.dsn import Dsn
 from tests.fix_farm import Farm, wait_for
 
 pytestmark = [pytest.mark.postgres, pytest.mark.mpi_outside]

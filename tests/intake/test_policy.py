@@ -8,10 +8,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from mpifarm.core.job import CRASH_LIMIT, Policy, RetryRule
+from mpifarm.core.job.policy import CRASH_LIMIT, Policy, RetryRule
 from mpifarm.core.model import FailureClass
 from mpifarm.errors import UsageError
-from mpifarm.intake.policy import Wishes, parse_capture, parse_crash_limit, parse_keep, parse_retry_on
+from mpifarm.intake.attempt_options import Wishes, parse_capture, parse_crash_limit, parse_keep, parse_retry_on
 
 EXIT, SIGNAL = FailureClass.EXIT, FailureClass.SIGNAL
 

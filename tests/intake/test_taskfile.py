@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from mpifarm.core.commandline import find_flaw
+from mpifarm.core.job.commandline import find_flaw
 from mpifarm.core.needs import Needs
 from mpifarm.errors import TaskFileError, UsageError
 from mpifarm.intake.taskfile import COMMAND_BYTES_MAX, RUN_TASKS_MAX, read_tasks

@@ -11,7 +11,7 @@ import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
-from mpifarm.core.commandline import KEYWORDS, plan
+from mpifarm.core.job.commandline import KEYWORDS, plan
 from mpifarm.core.needs import Needs
 from mpifarm.errors import UsageError
 from mpifarm.intake.expand import Expansion, expand_arguments

@@ -10,9 +10,11 @@ from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
 
-from mpifarm.core.job import JobText, Policy
-from mpifarm.core.launching import EndedAttempt
-from mpifarm.core.messages import (
+from mpifarm.core.job.policy import JobText, Policy
+from mpifarm.core.launcher.launching import EndedAttempt
+from mpifarm.core.model import Block, JobId, LeaseId, Span, TaskText
+from mpifarm.core.needs import Needs
+from mpifarm.core.protocol.messages import (
     Closed,
     Drain,
     Ended,
@@ -25,8 +27,6 @@ from mpifarm.core.messages import (
     Start,
     Stopped,
 )
-from mpifarm.core.model import Block, JobId, LeaseId, Span, TaskText
-from mpifarm.core.needs import Needs
 from mpifarm.core.row import STDOUT
 from mpifarm.launch.launcher import fork_launcher
 

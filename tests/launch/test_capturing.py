@@ -9,12 +9,12 @@ from pathlib import Path
 
 import pytest
 
-from mpifarm.core.contents import Contents, parse_contents
-from mpifarm.core.job import Policy
-from mpifarm.core.launching import EndedAttempt
+from mpifarm.core.job.policy import Policy
+from mpifarm.core.launcher.launching import EndedAttempt
+from mpifarm.core.left_behind import Contents, parse_contents
 from mpifarm.core.model import FailureClass, State, TaskText
 from mpifarm.core.row import CAPTURED, CONTENTS, HAS_CONTENTS, NOT_ALL_TAKEN
-from mpifarm.launch import taking
+from mpifarm.launch import captured_files
 from tests.fix_farm import wait_for
 from tests.launch.node import OneNode
 
@@ -77,7 +77,9 @@ def test_each_task_of_a_directory_takes_its_own(node: OneNode) -> None:
 def test_what_was_there_before_belongs_to_others(node: OneNode) -> None:
     (Path(os.fsdecode(node.cwd)) / "old.npy").write_text("old")
     os.utime(node.cwd + b"/old.npy", (2e9, 2e9))  # mtime tells lies
-    wait_for(lambda: taking.file_clock_ns() > os.stat(node.cwd + b"/old.npy").st_ctime_ns, "the clock has moved on")
+    wait_for(
+        lambda: captured_files.file_clock_ns() > os.stat(node.cwd + b"/old.npy").st_ctime_ns, "the clock has moved on"
+    )
     files, notes = capture(node, "true", "*.npy", "old.npy", "never.npy")
     assert files == {}
     assert notes[0] == "*.npy: no such file was made or changed by the attempt (1 there before)"
@@ -142,7 +144,7 @@ def test_ten_thousand_files(node: OneNode) -> None:
     files, notes = capture(node, make, "many/*")
     assert len(files) == 10_000 and files["many/12345"] == b"12345\n" and notes == ()
     files, notes = capture(node, "cd many; touch *; touch one more", "many/*")
-    assert len(files) == taking.FILES_MAX
+    assert len(files) == captured_files.FILES_MAX
     assert notes == ("many/*: there are more than 10,000 files; the rest was left",)
 
 
@@ -150,8 +152,8 @@ def test_a_file_that_grows_and_one_that_shrinks_while_it_is_read(tmp_path: Path)
     for change in (2000, 10):
         path = tmp_path / "file"
         path.write_bytes(b"x" * 1000)
-        patterns = [taking.CapturePattern("file")]
-        of_task = taking.Taking(os.fsencode(tmp_path), patterns, {}, 0)
+        patterns = [captured_files.CapturePattern("file")]
+        of_task = captured_files.Taking(os.fsencode(tmp_path), patterns, {}, 0)
         pieces = []
         for piece in of_task.steps():
             pieces.append(piece or b"")

@@ -10,11 +10,11 @@ from pathlib import Path
 
 import pytest
 
-from mpifarm.core.job import Policy
-from mpifarm.core.keeping import parse_keep
+from mpifarm.core.job.keep import parse_keep
+from mpifarm.core.job.policy import Policy
 from mpifarm.core.row import STDERR_CUT, STDOUT_CUT
-from mpifarm.launch import holding
-from mpifarm.launch.holding import SPOOL_BYTES_MAX, SPOOL_MEMORY_BYTES, Spool
+from mpifarm.launch import kept_output
+from mpifarm.launch.kept_output import SPOOL_BYTES_MAX, SPOOL_MEMORY_BYTES, Spool
 from tests.launch.node import OneNode
 
 pytestmark = pytest.mark.slow
@@ -91,7 +91,7 @@ def test_the_spool_gives_back_what_it_took() -> None:
 
 def test_without_a_temporary_directory_all_is_sent_on(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(tempfile, "tempdir", "/nowhere")
-    held, sent = holding.hold(parse_keep("failed")), [b""]
+    held, sent = kept_output.hold(parse_keep("failed")), [b""]
 
     def send(_stream: int, piece: bytes) -> None:
         sent[0] += piece

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from mpifarm.core.messages import Drain, Ended, LauncherLog, LinkMessage
+from mpifarm.core.protocol.messages import Drain, Ended, LauncherLog, LinkMessage
 from mpifarm.launch.environ import scrubbed
 from mpifarm.launch.guard import Children
 from mpifarm.launch.link import Link

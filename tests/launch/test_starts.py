@@ -20,7 +20,7 @@ ROOT = Path(__file__).resolve().parents[2]
 RANK = """
 import ctypes, os, sys
 from mpifarm.launch.launcher import fork_launcher
-from mpifarm.starting import live_with
+from mpifarm.startup.own_process import live_with
 parent = os.getppid() if {with_parent} else None
 launcher = fork_launcher(parent=parent)
 live_with(parent, proxy=True)

@@ -13,7 +13,7 @@ from pathlib import Path
 
 import pytest
 
-from mpifarm.core.job import Policy
+from mpifarm.core.job.policy import Policy
 from mpifarm.core.model import FailureClass, Limits, State
 from tests.launch.node import OneNode, lives, tree, until
 

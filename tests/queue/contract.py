@@ -6,13 +6,13 @@ from dataclasses import replace
 
 import pytest
 
-from mpifarm.core.job import Policy
+from mpifarm.core.job.policy import Policy
 from mpifarm.core.model import FailureClass, JobId, Kind, Parent, Part, State, TaskText
 from mpifarm.core.needs import Needs
-from mpifarm.core.verbs import CancelTasks, DrainRun
+from mpifarm.core.protocol.facts import Cancelled, Terms
+from mpifarm.core.protocol.verbs import CancelTasks, DrainRun
 from mpifarm.errors import QueueError
 from mpifarm.queue import Batch, Return
-from mpifarm.queue.lines import Cancelled, Terms
 from tests.queue.worlds import HERE, LEASE_S, World, all_ended, ended, lease, like_tasks, one, span
 
 

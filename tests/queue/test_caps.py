@@ -9,13 +9,13 @@ from pathlib import Path
 
 import pytest
 
-from mpifarm.core.ending import left_behind
+from mpifarm.core.dispatcher.ending import left_behind
 from mpifarm.core.model import Parent, Part, RunId, State, TaskText
 from mpifarm.core.needs import Needs
+from mpifarm.core.protocol.facts import Terms
 from mpifarm.queue import Batch
 from mpifarm.queue.caps import CAPS
-from mpifarm.queue.dsn import Dsn
-from mpifarm.queue.lines import Terms
+from mpifarm.server.dsn import Dsn
 from tests.queue.worlds import HERE, MemoryWorld, PostgresWorld, World, all_ended, ended, lease, like_tasks, lower, one
 
 PACKAGE = Path(__file__).parents[2] / "mpifarm"

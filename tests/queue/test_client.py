@@ -12,7 +12,7 @@ from mpifarm.core.needs import Needs
 from mpifarm.errors import QueueUnreachable, UsageError
 from mpifarm.queue import Batch, Return
 from mpifarm.queue.client import Client
-from mpifarm.queue.dsn import Dsn
+from mpifarm.server.dsn import Dsn
 from tests.queue.worlds import HERE, Parts, PostgresWorld, all_ended, ended, lease, like_tasks, lower, one, span
 
 pytestmark = pytest.mark.postgres

@@ -11,7 +11,7 @@ import pytest
 
 from mpifarm.errors import FarmError, QueueUnreachable, UsageError
 from mpifarm.queue.client import Client
-from mpifarm.queue.dsn import Dsn, find_dsn
+from mpifarm.server.dsn import Dsn, find_dsn
 
 
 def write(file: Path, text: str) -> Path:

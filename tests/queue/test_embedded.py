@@ -19,10 +19,10 @@ import pytest
 
 from mpifarm.errors import SiteError
 from mpifarm.process import run_program
-from mpifarm.queue import embedded, programs
 from mpifarm.queue.client import Client
-from mpifarm.queue.dsn import Dsn
-from mpifarm.queue.embedded import EmbeddedServer
+from mpifarm.server import embedded, programs
+from mpifarm.server.dsn import Dsn
+from mpifarm.server.embedded import EmbeddedServer
 from tests.fix_farm import wait_for
 from tests.fix_mpi import ROOT
 
@@ -34,7 +34,7 @@ USER = """
 import sys
 from pathlib import Path
 import psycopg
-from mpifarm.queue.embedded import EmbeddedServer
+from mpifarm.server.embedded import EmbeddedServer
 server = EmbeddedServer(Path(sys.argv[1]))
 server.enter()
 try:

@@ -10,13 +10,13 @@ import psycopg
 import pytest
 from psycopg import sql
 
-from mpifarm.cli import main
+from mpifarm.cli.main import main
 from mpifarm.core.model import Part, TaskText
 from mpifarm.core.needs import Needs
 from mpifarm.errors import QueueError, SchemaError
 from mpifarm.queue import connection, schema
 from mpifarm.queue.client import Client
-from mpifarm.queue.dsn import Dsn
+from mpifarm.server.dsn import Dsn
 from tests.fix_farm import Farm
 
 pytestmark = pytest.mark.postgres

@@ -12,11 +12,11 @@ import pytest
 
 from mpifarm.core.model import Block, FailureClass, JobId, LeaseId, Parent, Part, RunId, State, TaskText
 from mpifarm.core.needs import Needs
+from mpifarm.core.protocol.facts import Terms
 from mpifarm.errors import UsageError
 from mpifarm.queue import Batch, Return
 from mpifarm.queue.client import Client
-from mpifarm.queue.dsn import Dsn
-from mpifarm.queue.lines import Terms
+from mpifarm.server.dsn import Dsn
 from tests.fix_farm import wait_for
 from tests.queue.worlds import HERE, LEASE_S, PostgresWorld, all_ended, ended, lease, like_tasks, lower, one, span
 

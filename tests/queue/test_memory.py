@@ -12,7 +12,7 @@ from mpifarm.core.model import Block, FailureClass, RunId, TaskText
 from mpifarm.core.needs import Needs
 from mpifarm.core.ranges import runs_of
 from mpifarm.queue import Batch, Return
-from mpifarm.queue.ranges import merged
+from mpifarm.queue.lease_limits import merged
 from tests.queue.contract import QueueContract
 from tests.queue.worlds import HERE, LEASE_S, MANY, MemoryWorld, ended, span
 

@@ -23,13 +23,13 @@ import pytest
 
 from mpifarm.errors import QueueError, QueueUnreachable, SiteError
 from mpifarm.process import run_program
-from mpifarm.queue import opened, opening
 from mpifarm.queue.administration import admit
-from mpifarm.queue.certificates import make_certificate
 from mpifarm.queue.client import Client
-from mpifarm.queue.dsn import Dsn, find_dsn
-from mpifarm.queue.embedded import EmbeddedServer
-from mpifarm.queue.gate import Refused, checked_start
+from mpifarm.server import daemon, opened
+from mpifarm.server.certificates import make_certificate
+from mpifarm.server.dsn import Dsn, find_dsn
+from mpifarm.server.embedded import EmbeddedServer
+from mpifarm.server.tls_proxy import Refused, checked_start
 from tests.fix_farm import Farm, wait_for
 from tests.fix_mpi import ROOT
 from tests.queue.worlds import like_tasks
@@ -77,13 +77,13 @@ class Home:
         found: dict[str, Any] = json.loads(self.run("start", "--listen", listen, "--json"))
         return found
 
-    def opened(self) -> opening.Opened:
-        found = opening.find_opened(self.environ)
+    def opened(self) -> daemon.Opened:
+        found = daemon.find_opened(self.environ)
         assert found is not None
         return found
 
     def close(self) -> None:
-        found = opening.find_opened(self.environ)
+        found = daemon.find_opened(self.environ)
         if found is not None and found.is_running():
             self.run("stop")
         assert gates(self.folder) == []
@@ -351,7 +351,7 @@ def test_after_kill_9_it_starts_again_as_it_was(home: Home) -> None:
     os.kill(home.start()["pid"], signal.SIGKILL)
     wait_for(lambda: not gates(home.folder), "the death of the gate")
     assert home.run("stop") == "it was not open\n"
-    assert opening.find_opened(home.environ) is None
+    assert daemon.find_opened(home.environ) is None
     with pytest.raises(QueueUnreachable):
         Client.connect(Dsn(first["dsn"], "copied earlier"))
     environ = {"MPIFARM_PG_DIR": str(home.folder), "HOME": str(home.top)}
@@ -400,7 +400,7 @@ def test_a_server_that_would_let_everybody_in_is_not_opened(home: Home) -> None:
 
         wait_for(everybody, "the old rules")
         assert "would let everybody in" in home.run("start", "--listen", "localhost", code=3)
-        assert opening.find_opened(home.environ) is None
+        assert daemon.find_opened(home.environ) is None
     finally:
         server.leave()
     home.start()
@@ -442,7 +442,7 @@ def test_where_it_cannot_listen(home: Home) -> None:
             ("localhost:99999", "is not ADDR or ADDR:PORT"),
         ):
             assert match in home.run("start", "--listen", listen, code=3)
-    assert opening.find_opened(home.environ) is None and not (home.folder / "data").exists()
+    assert daemon.find_opened(home.environ) is None and not (home.folder / "data").exists()
 
 
 @pytest.mark.parametrize(

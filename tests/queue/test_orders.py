@@ -8,13 +8,13 @@ from dataclasses import replace
 
 import pytest
 
-from mpifarm.core.job import Policy, RetryRule
+from mpifarm.core.job.policy import Policy, RetryRule
 from mpifarm.core.model import FailureClass, JobId, Part, RunId, State, TaskText
 from mpifarm.core.needs import Needs
-from mpifarm.core.verbs import CancelTasks, DrainRun
+from mpifarm.core.protocol.facts import Cancelled, Terms
+from mpifarm.core.protocol.verbs import CancelTasks, DrainRun
 from mpifarm.queue import Batch, Return
-from mpifarm.queue.dsn import Dsn
-from mpifarm.queue.lines import Cancelled, Terms
+from mpifarm.server.dsn import Dsn
 from tests.fix_farm import wait_for
 from tests.queue.worlds import HERE, LEASE_S, PostgresWorld, ended, lease, like_tasks, one, span
 

@@ -9,12 +9,12 @@ import psycopg
 import pytest
 
 from mpifarm.core.model import Limits
-from mpifarm.core.verbs import Batch
+from mpifarm.core.protocol.verbs import Batch
 from mpifarm.errors import QueueUnreachable
 from mpifarm.queue.client import Client
 from mpifarm.queue.connection import Database
-from mpifarm.queue.dsn import Dsn
-from mpifarm.queue.postgres import PostgresQueue
+from mpifarm.queue.run_verbs import PostgresQueue
+from mpifarm.server.dsn import Dsn
 from tests.queue.proxy import Proxy
 from tests.queue.worlds import HERE, all_ended, lease, like_tasks, one
 

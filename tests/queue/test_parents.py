@@ -9,11 +9,11 @@ import pytest
 
 from mpifarm.core.model import FailureClass, JobId, Parent, Part, RunId, State, TaskText
 from mpifarm.core.needs import Needs
+from mpifarm.core.protocol.facts import Needed, Terms
 from mpifarm.errors import UsageError
 from mpifarm.queue import Batch, Return
-from mpifarm.queue.dsn import Dsn
-from mpifarm.queue.lines import Needed, Terms
-from mpifarm.queue.postgres import PostgresQueue
+from mpifarm.queue.run_verbs import PostgresQueue
+from mpifarm.server.dsn import Dsn
 from tests.fix_farm import wait_for
 from tests.queue.worlds import HERE, LEASE_S, PostgresWorld, all_ended, ended, lease, one, span
 

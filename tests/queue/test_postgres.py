@@ -17,9 +17,10 @@ import pytest
 from mpifarm.core.model import FailureClass, TaskText
 from mpifarm.core.needs import Needs
 from mpifarm.errors import QueueUnreachable
-from mpifarm.queue import Batch, Return, liveness
-from mpifarm.queue.dsn import Dsn
-from mpifarm.queue.postgres import SQL, PostgresQueue
+from mpifarm.queue import Batch, Return
+from mpifarm.queue.run_verbs import SQL, PostgresQueue
+from mpifarm.server import liveness
+from mpifarm.server.dsn import Dsn
 from tests.queue.contract import QueueContract
 from tests.queue.proxy import Proxy
 from tests.queue.worlds import HERE, LEASE_S, PostgresWorld, all_ended, ended, lease, like_tasks, one, span

@@ -18,8 +18,8 @@ import pytest
 from mpifarm.core.model import Block, FailureClass, JobId, LeaseId, RunId
 from mpifarm.errors import QueueError
 from mpifarm.queue import Batch, Return
-from mpifarm.queue.dsn import Dsn
-from mpifarm.queue.postgres import PostgresQueue
+from mpifarm.queue.run_verbs import PostgresQueue
+from mpifarm.server.dsn import Dsn
 from tests.fix_farm import wait_for
 from tests.queue.worlds import HERE, LEASE_S, PostgresWorld, all_ended, ended, lease, like_tasks, one, span
 

@@ -13,13 +13,13 @@ from psycopg import sql
 
 from mpifarm.core.model import FailureClass, JobId, Parent, Part, RunId, State, TaskText
 from mpifarm.core.needs import Needs
-from mpifarm.core.verbs import Batch, Return
+from mpifarm.core.protocol.facts import Terms
+from mpifarm.core.protocol.verbs import Batch, Return
 from mpifarm.errors import QueueError, SchemaError
 from mpifarm.queue import administration, schema
 from mpifarm.queue.client import Client
-from mpifarm.queue.dsn import Dsn
-from mpifarm.queue.lines import Terms
-from mpifarm.queue.postgres import PostgresQueue
+from mpifarm.queue.run_verbs import PostgresQueue
+from mpifarm.server.dsn import Dsn
 from tests.queue.worlds import HERE, LEASE_S, ended, lease, one, span
 
 pytestmark = pytest.mark.postgres

@@ -10,12 +10,12 @@ import pytest
 
 from mpifarm.core.model import FailureClass, Kind, State
 from mpifarm.core.needs import Needs
+from mpifarm.core.protocol.facts import Terms
 from mpifarm.errors import QueueError, SchemaError
 from mpifarm.queue import Batch, schema, statements
 from mpifarm.queue.client import Client
-from mpifarm.queue.dsn import Dsn
-from mpifarm.queue.lines import Terms
-from mpifarm.queue.postgres import PostgresQueue
+from mpifarm.queue.run_verbs import PostgresQueue
+from mpifarm.server.dsn import Dsn
 from tests.queue.worlds import HERE, LEASE_S, all_ended, lease, like_tasks
 
 pytestmark = pytest.mark.postgres

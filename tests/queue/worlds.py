@@ -10,16 +10,16 @@ import pytest
 
 from mpifarm.core.model import Block, FailureClass, JobId, LeaseId, Part, RunId, Span, State, TaskText
 from mpifarm.core.needs import Needs
+from mpifarm.core.protocol.facts import Cancelled, Terms
+from mpifarm.core.protocol.verbs import Grant, RunInfo
 from mpifarm.core.row import AttemptRow
-from mpifarm.core.verbs import Grant, RunInfo
 from mpifarm.queue import Queue
 from mpifarm.queue.caps import CAPS
 from mpifarm.queue.client import Client
-from mpifarm.queue.dsn import Dsn
-from mpifarm.queue.lines import Cancelled, Terms
 from mpifarm.queue.memory import MemoryQueue
-from mpifarm.queue.postgres import PostgresQueue
+from mpifarm.queue.run_verbs import PostgresQueue
 from mpifarm.queue.statements import filled, queries
+from mpifarm.server.dsn import Dsn
 
 MANY = 1 << 30
 LEASE_S = 60.0

@@ -10,7 +10,7 @@ from typing import NamedTuple
 
 import pytest
 
-from mpifarm import cli
+from mpifarm.cli import main
 from mpifarm.queue.client import Client
 from tests.reporting.rows import FakeClient
 
@@ -32,7 +32,7 @@ def client(monkeypatch: pytest.MonkeyPatch) -> FakeClient:
 @pytest.fixture
 def typed(client: FakeClient, capfd: pytest.CaptureFixture[str]) -> Callable[..., Said]:  # noqa: ARG001
     def run(*argv: str) -> Said:
-        code = cli.main(argv)
+        code = main.main(argv)
         sys.stdout.flush()
         return Said(code, *capfd.readouterr())
 

@@ -7,9 +7,9 @@ from typing import Any
 
 from mpifarm.core.model import JobId, RunId, TaskText
 from mpifarm.core.needs import Needs
+from mpifarm.core.protocol.facts import Submitted, Terms
 from mpifarm.errors import UsageError
 from mpifarm.queue.client import FailureLine, JobSummary, RunLine, TaskLine
-from mpifarm.queue.lines import Submitted, Terms
 
 NOW = 1_800_000_000.0
 NO_COUNTS = dict.fromkeys(("waiting", "pending", "running", "succeeded", "failed", "cancelled"), 0)

@@ -6,11 +6,11 @@ import zlib
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from mpifarm.core.messages import Output
 from mpifarm.core.model import JobId, LeaseId, Limits, State
+from mpifarm.core.protocol.messages import Output
 from mpifarm.core.row import ROW, STDERR, STDOUT, AttemptRow, unpack_rows
-from mpifarm.output.writer import Writer
-from tests.output.packer import ChunkPacker
+from mpifarm.runfile.writer import Writer
+from tests.runfile.packer import ChunkPacker
 
 
 class Scribe:

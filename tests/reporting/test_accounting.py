@@ -12,7 +12,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from mpifarm.reporting.accounting import LAUNCH_S_MAX, NAMES, Account, Accounting, Work
+from mpifarm.outputs.accounting import LAUNCH_S_MAX, NAMES, Account, Accounting, Work
 
 RUN_START = 1_800_000_000.0
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from mpifarm.reporting.advice import dsn_words, next_step, run_command
+from mpifarm.show.next_command import dsn_words, next_step, run_command
 from tests.reporting.rows import a_job, a_run
 
 

@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 
 import mpifarm
-from mpifarm import api
+from mpifarm.api import outputs
 from mpifarm.core.model import FailureClass, JobId, State
 from mpifarm.queue.client import Client
 from tests.reporting.rows import FakeClient, a_job, a_task
@@ -58,7 +58,7 @@ def client(scribe: Scribe, monkeypatch: pytest.MonkeyPatch) -> OpenClient:
     return client
 
 
-@pytest.mark.parametrize("example", [api.open_run, api.open_job])
+@pytest.mark.parametrize("example", [outputs.open_run, outputs.open_job])
 def test_examples(example: Any, client: OpenClient) -> None:
     runner = doctest.DocTestRunner()
     (found,) = doctest.DocTestFinder(recurse=False).find(example, globs={})
@@ -66,7 +66,7 @@ def test_examples(example: Any, client: OpenClient) -> None:
     runner.run(found, out=said.append)
     assert runner.summarize(verbose=False).failed == 0, "".join(said)
     assert found.examples
-    assert client.closed == (example is api.open_job)
+    assert client.closed == (example is outputs.open_job)
 
 
 def test_importing_mpifarm_stays_light() -> None:

@@ -8,12 +8,12 @@ from pathlib import Path
 
 import pytest
 
-from mpifarm import cli
+from mpifarm.cli import main
 from mpifarm.core.model import FailureClass, State
 from mpifarm.core.row import STDOUT
-from mpifarm.reporting import attempts
-from mpifarm.reporting.attempts import Attempts
-from mpifarm.reporting.outputs import Outputs
+from mpifarm.outputs import attempts
+from mpifarm.outputs.attempts import Attempts
+from mpifarm.outputs.streams_of_tasks import Outputs
 from tests.reporting.rows import FakeClient, a_job, a_run, a_task
 from tests.reporting.run_files import Scribe
 
@@ -56,7 +56,7 @@ def test_all_attempts_in_order_each_with_its_heading(
     played: FakeClient, capfdbinary: pytest.CaptureFixture[bytes]
 ) -> None:
     assert played.lines
-    assert cli.main(["report", "scan", "--tasks", "3-5", "--attempt", "all"]) == 0
+    assert main.main(["report", "scan", "--tasks", "3-5", "--attempt", "all"]) == 0
     out, err = capfdbinary.readouterr()
     assert out == b"3 half\n3 whole\n4 whole\n5 half\n"
     assert err.decode().splitlines() == [
@@ -69,19 +69,19 @@ def test_all_attempts_in_order_each_with_its_heading(
 
 def test_one_attempt(played: FakeClient, capfdbinary: pytest.CaptureFixture[bytes]) -> None:
     assert played.lines
-    assert cli.main(["report", "scan.3-4", "--attempt", "1"]) == 0
+    assert main.main(["report", "scan.3-4", "--attempt", "1"]) == 0
     assert capfdbinary.readouterr().out == b"3 half\n4 whole\n"
-    assert cli.main(["report", "scan.3-4", "--attempt", "2"]) == 1
+    assert main.main(["report", "scan.3-4", "--attempt", "2"]) == 1
     out, err = capfdbinary.readouterr()
     assert out == b"3 whole\n"
     assert err.decode().splitlines()[-1] == "mpifarm: task 4: no attempt 2"
-    assert cli.main(["report", "scan", "--tasks", "6", "--attempt", "all"]) == 1
+    assert main.main(["report", "scan", "--tasks", "6", "--attempt", "all"]) == 1
     assert capfdbinary.readouterr().err == b"mpifarm: task 6: no attempt has ended yet\n"
 
 
 def test_without_it_superseded_ones_are_hidden(played: FakeClient, capfdbinary: pytest.CaptureFixture[bytes]) -> None:
     assert played.lines
-    assert cli.main(["report", "scan", "--tasks", "3-5"]) == 1
+    assert main.main(["report", "scan", "--tasks", "3-5"]) == 1
     assert capfdbinary.readouterr() == (b"3 whole\n4 whole\n", b"mpifarm: task 5: no outcome yet\n")
 
 
@@ -89,19 +89,19 @@ def test_grep_and_extract_of_all_attempts(
     played: FakeClient, tmp_path: Path, capfdbinary: pytest.CaptureFixture[bytes]
 ) -> None:
     assert played.lines
-    assert cli.main(["report", "scan", "--attempt", "all", "--grep", "half"]) == 0
+    assert main.main(["report", "scan", "--attempt", "all", "--grep", "half"]) == 0
     assert capfdbinary.readouterr() == (b"3: 3 half\n5: 5 half\n", b"")
-    assert cli.main(["report", "scan", "--attempt", "all", "--extract", str(tmp_path / "o")]) == 0
+    assert main.main(["report", "scan", "--attempt", "all", "--extract", str(tmp_path / "o")]) == 0
     assert sorted(path.name for path in (tmp_path / "o").iterdir()) == [
         "3.1.err", "3.1.out", "3.2.out", "4.1.out", "5.1.out"
     ]  # fmt: skip
     template = "{task}.{stream}"
-    assert cli.main(["report", "scan", "--attempt", "all", "--extract", "x", "--template", template]) == 2
+    assert main.main(["report", "scan", "--attempt", "all", "--extract", "x", "--template", template]) == 2
 
 
 def test_a_file_that_is_gone_is_named_once(played: FakeClient, capfdbinary: pytest.CaptureFixture[bytes]) -> None:
     played.all_runs.append(a_run(4, file="/nowhere/run-4.h5"))
-    assert cli.main(["report", "scan", "--tasks", "3-5", "--attempt", "all"]) == 5
+    assert main.main(["report", "scan", "--tasks", "3-5", "--attempt", "all"]) == 5
     out, err = capfdbinary.readouterr()
     assert out == b"3 half\n3 whole\n4 whole\n5 half\n"
     assert err.count(b"/nowhere/run-4.h5") == 1

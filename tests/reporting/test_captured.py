@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from mpifarm.core.contents import Listing
+from mpifarm.core.left_behind import Listing
 from mpifarm.core.row import CAPTURED, CONTENTS, HAS_CONTENTS, NOT_ALL_TAKEN, STDERR_CUT, STDOUT_CUT, VALUES
 from tests.reporting.rows import FakeClient, a_job, a_task
 from tests.reporting.run_files import Scribe

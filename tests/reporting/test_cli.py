@@ -11,9 +11,10 @@ from pathlib import Path
 
 import pytest
 
-from mpifarm import __version__, cli
+from mpifarm import __version__
+from mpifarm.cli import main
 from mpifarm.errors import QueueError, UsageError
-from mpifarm.options import RunOptions
+from mpifarm.rank.options import RunOptions
 from tests.reporting.conftest import Said
 from tests.reporting.rows import FakeClient, a_failure, a_job, a_run, a_task
 from tests.reporting.run_files import Scribe
@@ -136,7 +137,7 @@ def test_a_bug_is_admitted_and_can_be_seen(typed: Typed, client: FakeClient, mon
 
     monkeypatch.setattr(client, "jobs", fail)
     said = typed("report")
-    assert said.code == cli.BUG
+    assert said.code == main.BUG
     assert "Traceback" not in said.err
     assert "MPIFARM_DEBUG=1" in said.err
     monkeypatch.setenv("MPIFARM_DEBUG", "1")
@@ -162,11 +163,11 @@ def test_a_full_disk_is_no_bug(typed: Typed, client: FakeClient, tmp_path: Path)
 @pytest.mark.slow
 def test_a_reader_that_has_seen_enough_is_no_error(tmp_path: Path) -> None:
     program = (
-        "import sys; from mpifarm import cli; from tests.reporting.rows import FakeClient, a_job, a_task\n"
+        "import sys; from mpifarm.cli import main; from tests.reporting.rows import FakeClient, a_job, a_task\n"
         "from contextlib import nullcontext; from mpifarm.queue.client import Client\n"
         "client = FakeClient(a_job()); client.lines = [a_task(n) for n in range(200_000)]\n"
         "Client.connect = lambda dsn: nullcontext(client)\n"
-        "sys.exit(cli.main(['tasks', 'scan']))"
+        "sys.exit(main.main(['tasks', 'scan']))"
     )
     shell = f'{sys.executable} -c "$PROGRAM" 2> {tmp_path}/err | head -n 1'
     environ = os.environ | {"PROGRAM": program}
@@ -180,22 +181,22 @@ def test_a_reader_that_has_seen_enough_is_no_error(tmp_path: Path) -> None:
 
 
 def test_run_options() -> None:
-    assert cli.parse_run([]) == RunOptions()
+    assert main.parse_run([]) == RunOptions()
     argv = ["--dsn", "D", "--output", "out", "--grace", "2m", "--exit-code", "--cpus", "8", "--local", "4", "-q"]
-    assert cli.parse_run(argv) == RunOptions(
+    assert main.parse_run(argv) == RunOptions(
         dsn="D", output=Path("out"), grace_s=120.0, exit_code=True, cpus=8, local=4, quiet=True
     )
 
 
 def test_run_help_and_mistakes_end_it(capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit) as leave:
-        cli.parse_run(["--help"])
+        main.parse_run(["--help"])
     assert leave.value.code == 0
     assert "mpiexec -n 8 mpifarm run" in capsys.readouterr().out
     with pytest.raises(UsageError, match="see: mpifarm run --help"):
-        cli.parse_run(["--gracious", "1"])
+        main.parse_run(["--gracious", "1"])
     with pytest.raises(UsageError, match="extra argument"):
-        cli.parse_run(["scan"])
+        main.parse_run(["scan"])
 
 
 # report and tasks
@@ -228,11 +229,11 @@ def test_report_of_outputs(client: FakeClient, tmp_path: Path, capfdbinary: pyte
         a_task(3, state="succeeded", file=str(scribe.path), file_row=number, lease=row.lease, attempt=1),
         a_task(4, state="running"),
     ]
-    assert cli.main(["report", "scan", "--tasks", "3"]) == 0
+    assert main.main(["report", "scan", "--tasks", "3"]) == 0
     assert capfdbinary.readouterr() == (b"\x00\xff no line end", b"")
-    assert cli.main(["report", "scan", "--tasks", "3-4", "--both"]) == 1
+    assert main.main(["report", "scan", "--tasks", "3-4", "--both"]) == 1
     assert capfdbinary.readouterr() == (b"\x00\xff no line endwarned\n", b"mpifarm: task 4: no outcome yet\n")
-    assert cli.main(["report", "scan", "--extract", str(tmp_path / "all")]) == 1
+    assert main.main(["report", "scan", "--extract", str(tmp_path / "all")]) == 1
     assert capfdbinary.readouterr() == (b"", b"mpifarm: 99 tasks of scan have no outcome yet\n")
     assert sorted(path.name for path in (tmp_path / "all").iterdir()) == ["3.err", "3.out"]
     scribe.close()

@@ -13,9 +13,9 @@ import h5py
 import pytest
 
 import mpifarm
-from mpifarm import cli
-from mpifarm.queue.dsn import Dsn
-from mpifarm.reporting.source import file_named
+from mpifarm.cli import main
+from mpifarm.outputs.source import file_named
+from mpifarm.server.dsn import Dsn
 from tests.reporting.test_whole import Answer, PlayedRun
 
 pytestmark = pytest.mark.postgres
@@ -34,7 +34,7 @@ def typed(
 
     def run(*argv: str, queue: bool = True) -> Answer:
         monkeypatch.setenv("MPIFARM_DSN", pg_dsn.text if queue else NO_QUEUE["MPIFARM_DSN"])
-        code = cli.main(argv)
+        code = main.main(argv)
         out, err = capfdbinary.readouterr()
         return Answer(code, out, err.decode())
 

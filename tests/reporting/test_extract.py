@@ -11,10 +11,10 @@ import pytest
 
 from mpifarm.core.row import STDERR, STDOUT
 from mpifarm.errors import UsageError
+from mpifarm.outputs.extract import Folder, extract
+from mpifarm.outputs.streams_of_tasks import Missing, write_outputs
 from mpifarm.queue.client import TaskLine
-from mpifarm.reporting.extract import Folder, extract
-from mpifarm.reporting.outputs import Missing, write_outputs
-from mpifarm.reporting.template import DEFAULT, Template
+from mpifarm.selection.template import DEFAULT, Template
 from tests.reporting.rows import a_task
 from tests.reporting.run_files import Scribe
 

@@ -11,12 +11,13 @@ from typing import Any
 import pytest
 
 import mpifarm
-from mpifarm import Command, farm
-from mpifarm.core.job import Policy, RetryRule
+from mpifarm import Command
+from mpifarm.api import queue
+from mpifarm.core.job.policy import Policy, RetryRule
 from mpifarm.core.model import FailureClass, Parent, State
 from mpifarm.core.needs import Needs
 from mpifarm.queue import Batch
-from mpifarm.queue.dsn import Dsn
+from mpifarm.server.dsn import Dsn
 from tests.queue.worlds import HERE, PostgresWorld, all_ended, like_tasks, one
 
 pytestmark = pytest.mark.postgres
@@ -31,7 +32,7 @@ def world(pg_dsn: Dsn, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Itera
     world.close()
 
 
-@pytest.mark.parametrize("example", [farm.submit, farm.wait, farm.open_queue])
+@pytest.mark.parametrize("example", [queue.submit, queue.wait, queue.open_queue])
 def test_examples(example: Any, world: PostgresWorld) -> None:
     world.submit(like_tasks(3), "scan")
     run = world.queue.open_run(HERE)

@@ -11,10 +11,10 @@ import pytest
 
 from mpifarm.core.row import STDERR, STDOUT, STDOUT_CUT
 from mpifarm.errors import QueueUnreachable
+from mpifarm.outputs import follow
+from mpifarm.outputs.follow import Follower
+from mpifarm.outputs.streams_of_tasks import Missing
 from mpifarm.queue.client import TaskLine
-from mpifarm.reporting import follow
-from mpifarm.reporting.follow import Follower
-from mpifarm.reporting.outputs import Missing
 from tests.reporting.rows import FakeClient, a_job, a_run, a_task
 from tests.reporting.run_files import Scribe
 

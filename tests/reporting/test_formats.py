@@ -13,9 +13,9 @@ from typing import Any
 
 import pytest
 
-from mpifarm import cli
+from mpifarm.cli import main
 from mpifarm.queue.client import TaskLine
-from mpifarm.reporting.formats import FORMATS, JOBLOG_COLUMNS
+from mpifarm.show.formats import FORMATS, JOBLOG_COLUMNS
 from tests.reporting.conftest import Said
 from tests.reporting.rows import FakeClient, a_job, a_task
 
@@ -97,13 +97,13 @@ def test_on_the_command_line(client: FakeClient, capfdbinary: pytest.CaptureFixt
     client.all_jobs = [a_job()]
     client.lines = list(LINES)
     for form in ("json", "jsonl", "csv", "joblog"):
-        assert cli.main(["tasks", "scan", "--format", form]) == 0
+        assert main.main(["tasks", "scan", "--format", form]) == 0
         assert capfdbinary.readouterr().out == made(form)
-    assert cli.main(["tasks", "scan", "--json"]) == 0
+    assert main.main(["tasks", "scan", "--json"]) == 0
     assert capfdbinary.readouterr().out == made("json")
-    assert cli.main(["tasks", "scan", "--format", "jsonl", "--where", "node = n2"]) == 0
+    assert main.main(["tasks", "scan", "--format", "jsonl", "--where", "node = n2"]) == 0
     assert [json.loads(line)["task"] for line in capfdbinary.readouterr().out.splitlines()] == [3, 4]
-    assert cli.main(["tasks", "scan", "--json", "--format", "csv"]) == 2
+    assert main.main(["tasks", "scan", "--json", "--format", "csv"]) == 2
     assert b"not the two of them" in capfdbinary.readouterr().err
 
 

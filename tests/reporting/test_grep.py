@@ -11,10 +11,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from mpifarm import cli
-from mpifarm.reporting import grep as grepping
-from mpifarm.reporting.grep import grep, lines_of
-from mpifarm.reporting.outputs import Missing
+from mpifarm.cli import main
+from mpifarm.outputs import grep as grepping
+from mpifarm.outputs.grep import grep, lines_of
+from mpifarm.outputs.streams_of_tasks import Missing
 from tests.reporting.conftest import Said
 from tests.reporting.rows import FakeClient, a_job, a_task
 from tests.reporting.run_files import Scribe
@@ -70,7 +70,7 @@ def test_what_is_found(
     lines: list[object], options: list[str], found: bytes, capfdbinary: pytest.CaptureFixture[bytes]
 ) -> None:
     assert lines
-    assert cli.main(["report", "scan", "--grep", *options]) == 0
+    assert main.main(["report", "scan", "--grep", *options]) == 0
     out, err = capfdbinary.readouterr()
     assert out == found
     assert err == (b"" if "--tasks" in options else b"mpifarm: 1 tasks of scan have no outcome yet\n")

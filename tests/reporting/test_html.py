@@ -13,15 +13,15 @@ from typing import Any
 import numpy as np
 import pytest
 
-from mpifarm.core.messages import Output
 from mpifarm.core.model import State
+from mpifarm.core.protocol.messages import Output
 from mpifarm.errors import UsageError
-from mpifarm.output.format import ROW_TYPE
-from mpifarm.output.writer import Writer
-from mpifarm.reporting.binning import TIME_BINS, Batch, Cover, Histogram, Lanes, TimeAxis
-from mpifarm.reporting.history import accounts, accounts_text
-from mpifarm.reporting.html import BARS_MAX, write_page
-from mpifarm.reporting.text import JobReport
+from mpifarm.outputs.history import accounts, accounts_text
+from mpifarm.page.binning import TIME_BINS, Batch, Cover, Histogram, Lanes, TimeAxis
+from mpifarm.page.html import BARS_MAX, write_page
+from mpifarm.runfile.format import ROW_TYPE
+from mpifarm.runfile.writer import Writer
+from mpifarm.show.text import JobReport
 from tests.fix_farm import Farm
 from tests.reporting import browser
 from tests.reporting.rows import NOW, FakeClient, a_failure, a_job, a_run, a_task

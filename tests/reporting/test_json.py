@@ -6,8 +6,8 @@ import json
 
 import pytest
 
-from mpifarm.reporting.objects import array, report_object, task_object
-from mpifarm.reporting.text import JobReport
+from mpifarm.show.objects import array, report_object, task_object
+from mpifarm.show.text import JobReport
 from tests.reporting.rows import NOW, a_failure, a_job, a_run, a_task
 
 

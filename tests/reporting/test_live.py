@@ -12,7 +12,7 @@ import time
 import pytest
 
 import mpifarm
-from mpifarm.queue.dsn import Dsn
+from mpifarm.server.dsn import Dsn
 from tests.fix_farm import DEADLINE_S, Farm
 
 pytestmark = [pytest.mark.postgres, pytest.mark.mpi_outside]

@@ -10,11 +10,11 @@ from pathlib import Path
 
 import pytest
 
-from mpifarm.core.messages import Output
 from mpifarm.core.model import JobId, LeaseId, Limits
+from mpifarm.core.protocol.messages import Output
 from mpifarm.core.row import ROW, STDOUT, AttemptRow
-from mpifarm.output.writer import Writer
-from tests.output.packer import ChunkPacker
+from mpifarm.runfile.writer import Writer
+from tests.runfile.packer import ChunkPacker
 
 pytestmark = pytest.mark.slow
 
@@ -28,7 +28,7 @@ GROWTH_MAX_KIB = 16 << 10
 PROGRAM = """
 import resource, sys
 from contextlib import nullcontext
-from mpifarm import cli
+from mpifarm.cli import main
 from mpifarm.queue.client import Client
 from tests.reporting.rows import FakeClient, a_job, a_run, a_task
 
@@ -44,7 +44,7 @@ class Endless(FakeClient):
 client = Endless(a_job(total=int(tasks), succeeded=int(tasks)))
 client.all_runs = [a_run(1, file=path)]
 Client.connect = lambda dsn: nullcontext(client)
-code = cli.main(argv)
+code = main.main(argv)
 print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss, file=sys.stderr)
 sys.exit(code)
 """

@@ -6,7 +6,7 @@ import io
 
 import pytest
 
-from mpifarm.progress import Progress, progress_text, rate_text
+from mpifarm.show.progress import Progress, progress_text, rate_text
 
 
 class Clock:

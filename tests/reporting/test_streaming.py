@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from mpifarm.core.needs import Needs
-from mpifarm.reporting import streaming
+from mpifarm.outputs import bulk
 from tests.reporting.test_export import Typed, job, runs, typed  # noqa: F401 - fixtures
 from tests.reporting.test_verify import set_field
 from tests.reporting.test_whole import PlayedRun
@@ -26,7 +26,7 @@ def test_as_the_careful_way(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     """--where makes it careful; with one that always holds, both say the same, to the byte."""
-    monkeypatch.setattr(streaming, "WINDOW_TASKS", 7)
+    monkeypatch.setattr(bulk, "WINDOW_TASKS", 7)
     assert typed("cancel", "scan.35-36").code == 0
     for ranges in RANGES:
         quick = typed("report", job, "--tasks", ranges, *streams)
@@ -53,8 +53,8 @@ def test_damage_in_the_middle(typed: Typed, job: str, runs: list[PlayedRun], tmp
 
 def test_every_length_comes_back(typed: Typed, pg_dsn: object, tmp_path: Path) -> None:  # noqa: F811
     """Nothing, a byte, a chunk and one more, on both streams."""
-    from mpifarm.core.verbs import Batch, RunInfo
-    from mpifarm.queue.postgres import PostgresQueue
+    from mpifarm.core.protocol.verbs import Batch, RunInfo
+    from mpifarm.queue.run_verbs import PostgresQueue
     from tests.reporting.run_files import Scribe
 
     chance = random.Random(4)

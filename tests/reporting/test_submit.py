@@ -14,7 +14,7 @@ from pathlib import Path
 
 import pytest
 
-from mpifarm.core.job import Policy, RetryRule
+from mpifarm.core.job.policy import Policy, RetryRule
 from mpifarm.core.model import FailureClass, JobId, Parent, TaskText
 from mpifarm.core.needs import Needs
 from mpifarm.queue.client import Client, JobSummary

@@ -9,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from mpifarm.errors import UsageError
-from mpifarm.reporting.template import Template
+from mpifarm.selection.template import Template
 
 VALUES: dict[str, int | str] = {"job": "scan", "task": 17, "attempt": 2, "stream": "out", "state": "failed"}
 

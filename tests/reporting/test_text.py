@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from mpifarm.reporting.text import (
+from mpifarm.show.text import (
     JobReport,
     Look,
     busy_share,

@@ -10,14 +10,14 @@ from typing import Any
 
 import pytest
 
-from mpifarm import cli
-from mpifarm.core.job import Policy
+from mpifarm.cli import main
+from mpifarm.core.job.policy import Policy
 from mpifarm.core.model import FailureClass, Parent, Part, RunId, State, TaskText
 from mpifarm.core.needs import Needs
-from mpifarm.core.verbs import RunInfo
+from mpifarm.core.protocol.facts import Terms
+from mpifarm.core.protocol.verbs import RunInfo
 from mpifarm.queue import Batch, Return
-from mpifarm.queue.dsn import Dsn
-from mpifarm.queue.lines import Terms
+from mpifarm.server.dsn import Dsn
 from tests.queue.worlds import HERE, LEASE_S, PostgresWorld, all_ended, ended, like_tasks, lower, one, span
 from tests.reporting.conftest import Said
 
@@ -38,7 +38,7 @@ def world(pg_dsn: Dsn, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Itera
 @pytest.fixture
 def say(world: PostgresWorld, capfd: pytest.CaptureFixture[str]) -> Typed:  # noqa: ARG001
     def run(*argv: str, code: int = 0) -> Said:
-        found = cli.main(argv)
+        found = main.main(argv)
         sys.stdout.flush()
         said = Said(found, *capfd.readouterr())
         assert said.code == code, said

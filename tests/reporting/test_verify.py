@@ -9,7 +9,7 @@ import h5py
 import psycopg
 import pytest
 
-from mpifarm.queue.dsn import Dsn
+from mpifarm.server.dsn import Dsn
 from tests.reporting.test_export import Typed, job, runs, typed  # noqa: F401 - fixtures
 from tests.reporting.test_whole import PlayedRun
 

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from mpifarm.errors import UsageError
 from mpifarm.queue.client import TaskLine
-from mpifarm.reporting.where import FIELDS, NESTED_MAX, parse_where
+from mpifarm.selection.where import FIELDS, NESTED_MAX, parse_where
 from tests.reporting.rows import a_task
 
 LONG = a_task(

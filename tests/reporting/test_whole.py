@@ -18,12 +18,12 @@ from typing import NamedTuple
 
 import pytest
 
-from mpifarm import cli
+from mpifarm.cli import main
 from mpifarm.core.model import FailureClass, State
 from mpifarm.core.needs import Needs
-from mpifarm.core.verbs import Batch, RunInfo
-from mpifarm.queue.dsn import Dsn
-from mpifarm.queue.postgres import PostgresQueue
+from mpifarm.core.protocol.verbs import Batch, RunInfo
+from mpifarm.queue.run_verbs import PostgresQueue
+from mpifarm.server.dsn import Dsn
 from tests.reporting.run_files import Scribe
 
 pytestmark = pytest.mark.postgres
@@ -48,7 +48,7 @@ def typed(
     monkeypatch.chdir(tmp_path)
 
     def run(*argv: str) -> Answer:
-        code = cli.main(argv)
+        code = main.main(argv)
         out, err = capfdbinary.readouterr()
         return Answer(code, out, err.decode())
 

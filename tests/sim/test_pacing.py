@@ -8,11 +8,11 @@ from typing import Any
 
 import pytest
 
-from mpifarm.core.ending import RunTerms
-from mpifarm.core.launching import Running
+from mpifarm.core.dispatcher.ending import RunTerms
+from mpifarm.core.launcher.launching import Running
 from mpifarm.core.model import JobId, Part, RunId, TaskText
 from mpifarm.core.needs import Needs
-from mpifarm.core.verbs import Grant
+from mpifarm.core.protocol.verbs import Grant
 from mpifarm.queue.memory import MemoryQueue
 from tests.sim.world import Run, World
 

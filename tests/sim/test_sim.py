@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from mpifarm.core.model import LeaseId, RunId
-from mpifarm.core.verbs import Batch, Order
+from mpifarm.core.protocol.verbs import Batch, Order
 from mpifarm.queue.memory import MemoryQueue
 from tests.sim.world import World
 

@@ -19,14 +19,17 @@ from collections.abc import Callable
 from math import inf
 from typing import Any
 
-from mpifarm.core import actions as act
 from mpifarm.core.chunks import Cells
-from mpifarm.core.dispatcher import Dispatcher
-from mpifarm.core.ending import RunTerms
-from mpifarm.core.job import Policy, RetryRule
-from mpifarm.core.launching import EndedAttempt, Launching, Running, Unbegun
-from mpifarm.core.leader import Leader
-from mpifarm.core.messages import (
+from mpifarm.core.dispatcher.dispatcher import Dispatcher
+from mpifarm.core.dispatcher.ending import RunTerms
+from mpifarm.core.job.policy import Policy, RetryRule
+from mpifarm.core.launcher.launching import EndedAttempt, Launching, Running, Unbegun
+from mpifarm.core.launcher.verdict import verdict
+from mpifarm.core.leader.leader import Leader
+from mpifarm.core.model import FailureClass, JobId, Limits, NodeShape, Parent, Part, RunId, State, TaskText
+from mpifarm.core.needs import Needs
+from mpifarm.core.protocol import actions as act
+from mpifarm.core.protocol.messages import (
     Cancel,
     Closed,
     Drain,
@@ -42,14 +45,11 @@ from mpifarm.core.messages import (
     Start,
     StopAsked,
 )
-from mpifarm.core.model import FailureClass, JobId, Limits, NodeShape, Parent, Part, RunId, State, TaskText
-from mpifarm.core.needs import Needs
-from mpifarm.core.recorder import Recorder
+from mpifarm.core.protocol.verbs import RunInfo
+from mpifarm.core.protocol.wire import decode, encode
+from mpifarm.core.recorder.recorder import Recorder
 from mpifarm.core.roles import assign
 from mpifarm.core.row import STDOUT, unpack_rows
-from mpifarm.core.verbs import RunInfo
-from mpifarm.core.verdict import verdict
-from mpifarm.core.wire import decode, encode
 from mpifarm.queue.memory import MemoryQueue
 
 LIMITS = Limits()

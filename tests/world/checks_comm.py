@@ -6,9 +6,9 @@ import time
 
 import pytest
 
-from mpifarm.comm import World
-from mpifarm.core.messages import Exit, Want, Written
+from mpifarm.core.protocol.messages import Exit, Want, Written
 from mpifarm.core.roles import assign
+from mpifarm.rank.comm import World
 from tests.fix_mpi import collective_assert
 
 
@@ -51,7 +51,7 @@ def test_messages_from_everyone_arrive_whole_and_in_order(world: World) -> None:
 def test_large_messages_pass_without_anyone_blocking(world: World) -> None:
     from mpi4py import MPI
 
-    from mpifarm.core.messages import Output
+    from mpifarm.core.protocol.messages import Output
 
     payload = bytes(range(256)) * 4096 * 3
     after = (world.rank + 1) % world.size
@@ -68,7 +68,7 @@ def test_large_messages_pass_without_anyone_blocking(world: World) -> None:
 def test_outputs_wait_with_their_senders_while_all_else_is_heard(world: World) -> None:
     from mpi4py import MPI
 
-    from mpifarm.core.messages import Output
+    from mpifarm.core.protocol.messages import Output
 
     world.send(0, Output(world.rank, b"", b"", (), {}))
     world.send(0, Want(world.rank, 1, 0))

@@ -1,0 +1,1 @@
+"""mpifarm in Python: the outputs of tasks, and the queue."""

@@ -1,0 +1,244 @@
+"""The queue in Python: `mpifarm.submit(...)` puts a job in it, `mpifarm.wait(...)` waits for one, and
+`mpifarm.open_queue()` has all the verbs. Outputs are read with `mpifarm.open_job`.
+
+The words are those of the command line (`mpifarm submit --help`). Must never import click or mpi4py; psycopg comes with
+the first call.
+"""
+
+from __future__ import annotations
+
+import os
+from collections import deque
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from itertools import groupby
+from operator import itemgetter
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, NamedTuple, TypedDict
+
+from mpifarm.core.model import Limits, Part, TaskText
+from mpifarm.core.needs import Needs
+from mpifarm.errors import UsageError
+from mpifarm.units import parse_duration
+
+if TYPE_CHECKING:
+    from typing_extensions import Unpack
+
+    from mpifarm.commands.submit import Request
+    from mpifarm.core.protocol.facts import Submitted
+    from mpifarm.queue.client import Client
+
+Wanted = int | str | Sequence[int | str]
+"""Tasks of the same submit: by number from 1, or from -1 for the one before; by name; or several of these."""
+
+
+class Command(NamedTuple):
+    """A task of `submit` that needs or waits for something of its own."""
+
+    command: str | bytes
+    requires: Wanted = ()
+    """Must have succeeded before it begins."""
+    requires_any: Wanted = ()
+    """Must have ended."""
+    name: str | None = None
+    """By which others require it."""
+    cpus: int | None = None
+    time_limit: str | float | None = None
+    """Seconds, or as in "10m". None, here and in `cpus`: as `submit` says."""
+
+
+class Options(TypedDict, total=False):
+    """What `submit` takes, as `mpifarm submit` does; selectors are JOB, JOB.17 or JOB.10-20."""
+
+    name: str
+    job: str
+    cpus: int
+    time_limit: str | float
+    hold: bool
+    priority: int
+    tags: Mapping[str, str]
+    dedupe: bool
+    once: bool
+    retries: int
+    retry_on: str
+    crash_limit: int
+    """0: never."""
+    max_fails: int
+    keep: str
+    capture: Sequence[str]
+    after: str | Sequence[str]
+    afterany: str | Sequence[str]
+    dsn: str
+
+
+def submit(commands: Iterable[str | bytes | Command], **options: Unpack[Options]) -> Submitted:
+    """Queue a job of these commands, all of it or nothing; they start in the directory of now. Returns what was done:
+    `job`, `tasks`, `skipped`. Commands may come from a generator; none is kept. Raises mpifarm.FarmError.
+
+    >>> import mpifarm
+    >>> done = mpifarm.submit(
+    ...     [
+    ...         "sh mesh.sh",
+    ...         mpifarm.Command("sh solve.sh a", requires=1, cpus=4, name="a"),
+    ...         mpifarm.Command("sh plot.sh", requires=["a"]),
+    ...     ],
+    ...     name="plots", retries=2, tags={"owner": "ann"},
+    ... )
+    >>> done.job.name, done.tasks, done.job.waiting
+    ('plots', 3, 2)
+    """
+    from mpifarm.commands.submit import check_terms, terms_of
+
+    unknown = options.keys() - Options.__annotations__.keys()
+    if unknown:
+        raise TypeError(f"submit() has no option {', '.join(sorted(unknown))}")
+    if isinstance(commands, (str, bytes)):
+        raise UsageError("submit() wants a list of commands, or anything else that can be gone through")
+    request = _request(options)
+    check_terms(request)
+    with open_queue(options.get("dsn")) as queue:
+        cwd = os.fsencode(Path.cwd())
+        return queue.submit_on(terms_of(queue, request), request.name or "python", cwd, _parts(commands, request.needs))
+
+
+def wait(job: str, timeout_s: float | None = None, dsn: str | None = None) -> dict[str, int]:
+    """Wait until all tasks of JOB, JOB.17, JOB.10-20, `last` or `all` have ended, or so many seconds. Returns how many
+    are in which state: none is waiting, pending or running unless the time was over. Raises mpifarm.FarmError.
+
+    >>> import mpifarm
+    >>> mpifarm.wait("scan")["failed"]
+    1
+    """
+    from mpifarm.commands.changing import choose
+    from mpifarm.commands.wait import until_ended
+
+    with _connect(dsn, Limits().answer_s) as queue:
+        return until_ended(queue, choose(queue, job), timeout_s, lambda _: None)
+
+
+def open_queue(dsn: str | None = None) -> Client:
+    """A connection to the queue, found as by the commands unless `dsn` says where it is: a context manager with `find`,
+    `jobs`, `tasks`, `counts`, `attempts`, `needed`, `runs`, `set_job`, `retry`, `rerun`, `cancel`, `drain`, `recover`
+    and `drop`. Jobs are named by their `id`, tasks by half-open ranges. Raises mpifarm.FarmError.
+
+    >>> import mpifarm
+    >>> with mpifarm.open_queue() as queue:
+    ...     scan = queue.find("scan")
+    ...     print(scan.state, scan.total, scan.failed)
+    ...     print(queue.retry(scan.id, ranges=[(2, 3)]))
+    ...     print(queue.cancel(scan.id).tasks)
+    failed 3 1
+    1
+    1
+    """
+    return _connect(dsn)
+
+
+def _connect(dsn: str | None, answer_s: float | None = None) -> Client:
+    from mpifarm.queue.client import Client
+    from mpifarm.server.dsn import find_dsn
+
+    return Client.connect(find_dsn(dsn, os.environ, Path.cwd()), answer_s)
+
+
+def _request(options: Mapping[str, Any]) -> Request:
+    """The options as those of the command line, checked as there."""
+    from mpifarm.commands.submit import Request
+    from mpifarm.intake.attempt_options import (
+        CRASHES_MAX,
+        RETRIES_MAX,
+        parse_capture,
+        parse_keep,
+        parse_retry_on,
+        parse_tag,
+    )
+    from mpifarm.intake.directives import CPUS_MAX
+
+    limits = {
+        "cpus": (1, CPUS_MAX),
+        "priority": (-(2**31), 2**31 - 1),
+        "retries": (0, RETRIES_MAX),
+        "crash_limit": (0, CRASHES_MAX),
+        "max_fails": (0, 2**31 - 1),
+    }
+    for name, (lowest, highest) in limits.items():
+        if name in options:
+            _check_whole(options[name], name, lowest, highest)
+    known = dict(options)
+    for name in ("capture", "after", "afterany"):
+        if name in known:
+            known[name] = (known[name],) if isinstance(known[name], str) else tuple(known[name])
+    known["capture"] = tuple(map(parse_capture, known.get("capture", ())))
+    if "retry_on" in known:
+        known["retry_on"] = parse_retry_on(known["retry_on"])
+    if "keep" in known:
+        known["keep"] = parse_keep(known["keep"])
+    for name, value in known.get("tags", {}).items():
+        parse_tag(f"{name}={value}")
+    known["time_limit_s"] = _seconds(known.pop("time_limit", 0.0))
+    return Request(**known)
+
+
+def _parts(commands: Iterable[str | bytes | Command], needs: Needs) -> Iterator[Part]:
+    """Tasks in parts that need and wait for the same."""
+    from mpifarm.intake.expand import in_parts
+    from mpifarm.intake.records import Naming
+    from mpifarm.intake.taskfile import check_command
+
+    needed: deque[Needs] = deque()
+    """Of the tasks that `settle` has taken and not given back yet."""
+
+    def records() -> Iterator[tuple[int, TaskText, dict[str, object]]]:
+        for number, given in enumerate(commands, 1):
+            one = given if isinstance(given, Command) else Command(given)
+            text = _bytes(one.command, number)
+            check_command(text, "commands", number)
+            needed.append(_needs_of(one, needs, number))
+            wanted = {"requires": _listed(one.requires), "requires_any": _listed(one.requires_any)}
+            yield number, TaskText(text), {"name": one.name, **wanted}
+
+    settled = ((needed.popleft(), *found) for found in Naming("commands", "command", keep=True).settle(records()))
+    for (its, parents), group in groupby(settled, itemgetter(0, 2)):
+        yield from in_parts(its, map(itemgetter(1), group), parents)
+
+
+def _bytes(command: object, number: int) -> bytes:
+    if not isinstance(command, (str, bytes)):
+        raise UsageError(f"commands:{number}: a command is str, bytes or mpifarm.Command, not {type(command).__name__}")
+    try:
+        text = os.fsencode(command)
+    except UnicodeEncodeError as error:
+        raise UsageError(f"commands:{number}: {error}") from None
+    if not text.strip():
+        raise UsageError(f"commands:{number}: the command is empty")
+    return text
+
+
+def _needs_of(command: Command, needs: Needs, number: int) -> Needs:
+    from mpifarm.intake.directives import CPUS_MAX
+
+    try:
+        if command.cpus is not None:
+            _check_whole(command.cpus, "cpus", 1, CPUS_MAX)
+            needs = needs._replace(cpus=command.cpus)
+        if command.time_limit is not None:
+            needs = needs._replace(time_limit_s=_seconds(command.time_limit))
+    except UsageError as error:
+        raise UsageError(f"commands:{number}: {error}") from None
+    return needs
+
+
+def _listed(wanted: Wanted) -> list[int | str]:
+    return [wanted] if isinstance(wanted, (int, str)) else list(wanted)
+
+
+def _check_whole(value: object, what: str, lowest: int, highest: int) -> None:
+    if not isinstance(value, int) or isinstance(value, bool) or not lowest <= value <= highest:
+        raise UsageError(f"{what}: {value!r} is not a whole number from {lowest} to {highest}")
+
+
+def _seconds(limit: str | float) -> float:
+    if isinstance(limit, str):
+        return parse_duration(limit)
+    if not 0 <= limit < float("inf"):
+        raise UsageError(f"time_limit: {limit!r} is not a number of seconds; 0 is no limit")
+    return float(limit)

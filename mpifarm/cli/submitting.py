@@ -1,0 +1,121 @@
+"""`mpifarm submit` as it is typed. Must never import mpi4py."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import click
+
+from mpifarm.cli.jobs import priority_option, tag_option
+from mpifarm.cli.shared import client_of, dsn_option, json_option, parsed
+from mpifarm.errors import UsageError
+from mpifarm.intake.attempt_options import RETRIES_MAX, parse_capture, parse_crash_limit, parse_keep, parse_retry_on
+from mpifarm.intake.directives import CPUS_MAX
+from mpifarm.units import parse_duration
+
+
+def _each(parse: Callable[[str], str]) -> Callable[[click.Context, click.Parameter, tuple[str, ...]], tuple[str, ...]]:
+    """The callback of an option that may be repeated."""
+
+    def callback(ctx: click.Context, param: click.Parameter, values: tuple[str, ...]) -> tuple[str, ...]:
+        try:
+            return tuple(map(parse, values))
+        except UsageError as error:
+            raise click.BadParameter(str(error), ctx, param) from None
+
+    return callback
+
+
+class _Submit(click.Command):
+    """Everything after `--` is the user's command: kept away from click, which would look for options in it."""
+
+    def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
+        if "--" in args:
+            at = args.index("--")
+            ctx.obj = args[at + 1 :]
+            args = args[:at]
+        return super().parse_args(ctx, args)
+
+
+@click.command(cls=_Submit, short_help="Put a job in the queue.")
+@click.argument("files", nargs=-1, metavar="[FILE | -]  [-- COMMAND {} [::: VALUE...]]")
+@click.option("--array", metavar="RANGES", help="A task per number, {} in COMMAND: 1-100, 0-90:10.")
+@click.option("--each-line", metavar="FILE", help="A task per line of FILE, {} in COMMAND.")
+@click.option("--from-json", metavar="FILE", help="A task per object of a JSON array or of JSON lines.")
+@click.option("--name", metavar="NAME", help="Name of the job; else made from the file's.")
+@click.option("--job", metavar="JOB", help="Add to a job that is there, also while it runs.")
+@click.option("--hold", is_flag=True, help="Do not begin until `mpifarm set JOB --release`.")
+@priority_option
+@tag_option
+@click.option("--dedupe", is_flag=True, help="Skip tasks that have succeeded here, or are queued, in any job.")
+@click.option("--once", is_flag=True, help="Skip also those that failed: safe to repeat in a requeued batch script.")
+@click.option("--cpus", type=click.IntRange(1, CPUS_MAX), default=1, metavar="N", help="Cores per task; else 1.")
+@click.option(
+    "--time-limit",
+    "time_limit_s",
+    callback=parsed(parse_duration),
+    default="0s",
+    metavar="DUR",
+    help="Per task: 90s, 10m.",
+)
+@click.option("--retries", type=click.IntRange(0, RETRIES_MAX), metavar="N", help="How often a failed task runs again.")
+@click.option(
+    "--retry-on",
+    callback=parsed(parse_retry_on),
+    metavar="RULES",
+    help="Only after these: 'exit:137,signal:9;timeout=3'; =TIMES, else --retries, else once.",
+)
+@click.option(
+    "--crash-limit",
+    callback=parsed(parse_crash_limit),
+    metavar="N|never",
+    help="A task lost with N nodes has failed; else 5.",
+)
+@click.option(
+    "--max-fails", type=click.IntRange(0, 2**31 - 1), metavar="N", help="More failed tasks than N stop the job."
+)
+@click.option(
+    "--keep",
+    callback=parsed(parse_keep),
+    metavar="WHAT",
+    help="Of outputs: all, failed, none, tail:64K of each; else all.",
+)
+@click.option(
+    "--capture",
+    multiple=True,
+    callback=_each(parse_capture),
+    metavar="PATTERN",
+    help="Files of a task's directory to keep too, as out-{task}.npy; may be repeated.",
+)
+@click.option(
+    "--after", multiple=True, metavar="JOB[.T]", help="Wait until these have succeeded: scan, scan.17, scan.1-9."
+)
+@click.option("--afterany", multiple=True, metavar="JOB[.T]", help="Wait until these have ended, however they did.")
+@dsn_option
+@json_option
+@click.pass_context
+def submit(ctx: click.Context, /, files: tuple[str, ...], **options: Any) -> None:
+    """Put a job in the queue: a file with a command per line, or one command and what to fill in.
+
+    \b
+    Examples:
+      mpifarm submit tasks.txt
+      generate-tasks | mpifarm submit - --name scan
+      mpifarm submit --time-limit 10m -- python fit.py {} ::: a.fits b.fits c.fits
+      mpifarm submit --array 1-100 -- ./simulate --seed {}
+      mpifarm submit --each-line molecules.smi --cpus 4 -- dock {}
+      mpifarm submit more.txt --job scan --dedupe
+      mpifarm submit merge.txt --after scan --retries 2 --max-fails 100
+
+    \b
+    In the file, `[# 1-9 #] merge` waits for tasks 1 to 9 of the file, `[# -1 #] ...` for the one before;
+    #MPIFARM BARRIER lets what follows wait for all before, BARRIER CHECK wants success. In --from-json
+    records, "requires": [1, "a name"] and "requires_any" say so. What --after names are its tasks of now.
+    """
+    from mpifarm.commands import submit as submitting
+
+    request = submitting.Request(files, ctx.obj, **options)
+    submitting.check(request)
+    with submitting.Interruptible() as until_commit, client_of(request.dsn) as client:
+        submitting.submit(client, request, until_commit)

@@ -1,0 +1,90 @@
+"""Why pending tasks are not running: held, no live run, none that may or can take them, or others that go first.
+
+Part of `commands.explain`. Must never import click or mpi4py.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Collection, Mapping
+from typing import TYPE_CHECKING
+
+from mpifarm.commands.report import run_command_here
+from mpifarm.core.needs import Needs
+from mpifarm.units import format_seconds
+
+if TYPE_CHECKING:
+    from mpifarm.queue.client import Client, JobSummary, RunLine
+
+RUNS_SHOWN = 5
+
+
+def why_pending(client: Client, job: JobSummary, tasks: tuple[int, int], dsn: str | None) -> list[str]:
+    """What stands between pending tasks in this range and a run, a sentence each."""
+    lines = []
+    if job.held:
+        lines.append(f"the job is held (mpifarm set {job.name} --release)")
+    live = [run for run in client.runs() if run.live]
+    if not live:
+        return [*lines, f"no run is live (start one: {run_command_here(dsn)})"]
+    pending = client.pending(job.id, *tasks)
+    reasons = {run.id: _why_not(run, job, pending) for run in live}
+    able = [run for run in live if reasons[run.id] is None]
+    if not able:
+        lines.append(f"no live run takes {'it' if tasks[1] - tasks[0] == 1 else 'them'}:")
+        lines += [f"  run {run.id} on {run.host} {reasons[run.id]}" for run in live[:RUNS_SHOWN]]
+        if len(live) > RUNS_SHOWN:
+            lines.append(f"  and {len(live) - RUNS_SHOWN:,} more")
+        return lines
+    too_wide = {its: tasks for its, tasks in pending.items() if not any(its.fits(_room(run)) for run in able)}
+    if too_wide:
+        most, widest = max(its.cpus for its in too_wide), max(_room(run).cpus for run in able)
+        count = sum(too_wide.values())
+        lines.append(f"{count:,} need up to {most} cores, and a node of the live runs has about {widest}")
+    before = [
+        other
+        for other in client.jobs()
+        if other.pending and not other.held and (-other.priority, other.id) < (-job.priority, job.id)
+        if any(chosen(run, other.name, dict(other.tags)) for run in able)
+    ]
+    if before:
+        first = ", ".join(f"{other.name} (priority {other.priority})" for other in before[:3])
+        more = f" and {len(before) - 3:,} more jobs" if len(before) > 3 else ""
+        lines.append(f"{sum(other.pending for other in before):,} pending tasks go first: of {first}{more}")
+    named = ", ".join(str(run.id) for run in able)
+    return lines or [f"nothing stands in the way: the next lease of run {named} may bring it"]
+
+
+def _why_not(run: RunLine, job: JobSummary, pending: Collection[Needs]) -> str | None:
+    """Why a live run takes none of the tasks that need this; None: it may."""
+    if run.jobs and job.name not in run.jobs:
+        return f"works on --jobs {','.join(run.jobs)}"
+    if not chosen(run, job.name, dict(job.tags)):
+        has = ", ".join(f"{name}={value}" if value else name for name, value in job.tags) or "no tag"
+        return f"works on --tags {','.join(run.tags)}, and the job has {has}"
+    room = _room(run)
+    if pending and not any(its.fits(room) for its in pending):
+        return f"has about {room.cpus} cores in a node, and {min(its.cpus for its in pending)} are needed"
+    time_limit_s = min((its.time_limit_s for its in pending if its.fits(room)), default=0.0)
+    left_s = None if run.ends is None else max(0.0, run.ends - time.time())
+    if left_s is not None and time_limit_s > left_s:
+        limit = format_seconds(time_limit_s)
+        return f"has {format_seconds(left_s)} of walltime left, less than the time limit of {limit}"
+    return None
+
+
+def chosen(run: RunLine, name: str, tags: Mapping[str, str]) -> bool:
+    """Whether a run's --jobs and --tags let it work on a job, as a lease has it (see sql/queries.sql)."""
+    if run.jobs and name not in run.jobs:
+        return False
+    return not run.tags or any(_fits(word, tags) for word in run.tags)
+
+
+def _fits(word: str, tags: Mapping[str, str]) -> bool:
+    name, equals, value = word.partition("=")
+    return word in ("*", *tags) or (bool(equals) and tags.get(name) == value)
+
+
+def _room(run: RunLine) -> Needs:
+    """What a node of the run has, about."""
+    return Needs(cpus=run.slots // max(1, run.nodes))

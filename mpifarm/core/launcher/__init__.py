@@ -1,0 +1,1 @@
+"""The decisions of the launcher of a node: what starts next, where, and what must end. Pure."""

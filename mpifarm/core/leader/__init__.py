@@ -1,0 +1,1 @@
+"""The decisions of a node leader: work in, output out. Pure."""

@@ -1,0 +1,146 @@
+"""The node leader: asks for work in time and passes it to its launcher; what comes back goes to `gathering`.
+
+It sits between the dispatcher and the launcher of its node. The launcher starts and packs; the leader keeps the
+launcher's queue just long enough (`Limits.backlog_s` of the node's own pace) that no core waits for a message and
+little is hoarded. Outputs and outcomes go to the recorder: see `mpifarm.core.leader.gathering`.
+"""
+
+from __future__ import annotations
+
+from math import inf
+
+from mpifarm.core.launcher.launching import EndedAttempt
+from mpifarm.core.leader.gathering import Gathering
+from mpifarm.core.leader.hand import Hand
+from mpifarm.core.model import Limits, NodeShape
+from mpifarm.core.pacing import Pace
+from mpifarm.core.protocol.actions import Action, LauncherGone, Packed, Send, Tick, ToLauncher
+from mpifarm.core.protocol.messages import (
+    Cancel,
+    Closed,
+    Deal,
+    Drain,
+    Ended,
+    LauncherLog,
+    LauncherLost,
+    Note,
+    NotStarted,
+    Pieces,
+    Setup,
+    Start,
+    Stop,
+    StopAsked,
+    Stopped,
+    Unstarted,
+    Want,
+    Written,
+)
+from mpifarm.core.roles import DISPATCHER
+
+LeaderEvent = (
+    Deal | Stop | Cancel | Written | Ended | Pieces | Closed | Packed | NotStarted | Stopped | LauncherLog
+    | LauncherGone | Tick
+)  # fmt: skip
+
+
+class Leader:
+    """Pure: `handle(event, now)` returns actions. One per node."""
+
+    def __init__(self, rank: int, node: NodeShape, number: int, recorder: int, limits: Limits) -> None:
+        self._rank = rank
+        self._node = node
+        self._number = number
+        self._limits = limits
+        self._pace = Pace()
+        self._received = 0  # cpus dealt to this node, ever
+        self._busy = 0  # cpus of attempts dealt and not ended
+        self._attempts = 0
+        self._ended = 0  # attempts, ever
+        self._asked_at = float("-inf")
+        self._asked_for = 0
+        self._stopping = False
+        self._lost = False
+        self._recorder = recorder
+        self._gathering = Gathering(rank, number, limits)
+        self._hand = Hand()
+
+    def start(self, now: float, must_end_by: float = inf) -> list[Action]:
+        """What to do before the first event. must_end_by: Unix seconds, for tasks whose time limit is known."""
+        setup = Setup(self._node.name, self._number, self._node.cpus, self._node.slots, must_end_by)
+        return [ToLauncher(setup), *self._ask(now)]
+
+    @property
+    def idle(self) -> bool:
+        """Nothing dealt to this node is unfinished and nothing waits to be sent."""
+        return not self._attempts and self._gathering.empty
+
+    def handle(self, event: LeaderEvent, now: float) -> list[Action]:
+        actions: list[Action] = []
+        match event:
+            case Ended(attempts):
+                for attempt in attempts:
+                    self._end(EndedAttempt._make(attempt))
+            case Pieces(pieces):
+                for piece in pieces:
+                    self._gathering.add_piece(*piece)
+            case Closed():
+                self._gathering.close()
+            case Packed(output):
+                actions.append(Send(self._recorder, output))
+            case Deal():
+                actions += self._receive(event)
+            case Written():
+                actions += self._gathering.written(event)
+            case Stop(grace_s):
+                self._stopping = True
+                actions.append(ToLauncher(Drain(grace_s)))
+            case Cancel():
+                actions.append(ToLauncher(event))
+            case NotStarted(spans, cpus):
+                self._attempts -= sum(span.hi - span.lo for span in spans)
+                self._busy -= cpus
+                self._hand.give_back(spans)
+                actions.append(Send(DISPATCHER, Unstarted(self._rank, spans)))
+            case Stopped(signal):
+                actions.append(Send(DISPATCHER, StopAsked(signal, self._rank, launcher=True)))
+            case LauncherLog(text):
+                actions.append(Send(DISPATCHER, Note(self._rank, f"{self._node.name}: {text}")))
+            case LauncherGone(reason, begun):
+                self._lost = True
+                self._gathering.close()
+                if event.count - self._ended <= len(event.recent):  # else it may have begun what nobody knows of
+                    actions.append(Send(DISPATCHER, Unstarted(self._rank, self._hand.unbegun(event.recent))))
+                actions.append(Send(DISPATCHER, LauncherLost(self._rank, reason, begun)))
+            case Tick():
+                pass
+        return actions + self._gathering.send(now, last=self._attempts == 0) + self._ask(now)
+
+    def _receive(self, deal: Deal) -> list[Action]:
+        cpus = sum(block.needs.cpus * len(block.tasks) for block in deal.blocks)
+        self._received += cpus
+        self._busy += cpus
+        self._attempts += sum(len(block.tasks) for block in deal.blocks)
+        self._asked_for = 0
+        self._hand.take(deal.blocks)
+        return [ToLauncher(Start(deal.jobs, deal.blocks))]
+
+    def _end(self, attempt: EndedAttempt) -> None:
+        self._busy -= attempt.cpus
+        self._attempts -= 1
+        self._ended += 1
+        self._hand.end(attempt.lease, attempt.task)
+        self._pace.add(attempt.ended - attempt.started)
+        self._gathering.end(attempt)
+
+    def _ask(self, now: float) -> list[Action]:
+        """Ask when half of what should lie ahead of the slots is used up; say "alive" now and then anyway."""
+        if self._lost:
+            return []
+        ahead = self._pace.cpus_ahead(self._node.slots, self._limits.backlog_s)
+        cpus = 0 if self._stopping else self._node.slots + ahead - self._busy
+        due = cpus > ahead // 2 and cpus > self._asked_for
+        if not due and now - self._asked_at < self._limits.leader_beat_s:
+            return []
+        self._asked_at = now
+        self._asked_for = max(cpus, 0)
+        return [Send(DISPATCHER, Want(self._rank, max(cpus, 0), self._received))]

@@ -1,1 +1,0 @@
-"""What users get back: reports, task lines, outputs. Must never import click or mpi4py."""

@@ -1,0 +1,1 @@
+"""Facts as text, JSON, CSV, joblog or Parquet. Must never import click or mpi4py."""
