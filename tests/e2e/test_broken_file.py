@@ -61,7 +61,7 @@ def test_a_task_writes_over_the_file(farm: Farm) -> None:
 def faulty(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A library that makes writes fail."""
     made = tmp_path_factory.mktemp("faulty") / "faulty.so"
-    source = Path(__file__).parent.parent / "output" / "faulty.c"
+    source = Path(__file__).parent.parent / "runfile" / "faulty.c"
     compiler = shutil.which("gcc") or shutil.which("cc")
     assert compiler, "this campaign needs a C compiler"
     subprocess.run([compiler, "-shared", "-fPIC", "-O1", "-o", made, source, "-ldl"], check=True)

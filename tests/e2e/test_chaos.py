@@ -46,7 +46,7 @@ def shim(tmp_path_factory: pytest.TempPathFactory) -> str:
     compiler = shutil.which("gcc") or shutil.which("cc")
     if compiler is None:
         return ""
-    source = Path(__file__).parent.parent / "output" / "faulty.c"
+    source = Path(__file__).parent.parent / "runfile" / "faulty.c"
     subprocess.run([compiler, "-shared", "-fPIC", "-O1", "-o", made, source, "-ldl"], check=True)
     return str(made)
 

@@ -249,7 +249,7 @@ def test_an_earlier_file_that_is_missing_costs_its_own_rows(
 def test_there_is_no_other_file(recording: Recording, monkeypatch: pytest.MonkeyPatch) -> None:
     """Kind: nothing can be written at all any more: it is told for good, and the door ends."""
     recording.store()
-    monkeypatch.setattr("mpifarm.file_door.RETRY_S", 0.01)
+    monkeypatch.setattr("mpifarm.rank.file_door.RETRY_S", 0.01)
     failing(monkeypatch, "_flush", SLIST, 1)
     monkeypatch.setattr(Writer, "append", _refuse)
     recording.append()
@@ -266,7 +266,7 @@ def test_the_last_file_that_was_told_leads_to_all_that_was_stored(
     """Kind: a file that the queue knows by name is gone. The second breaks before anything in it counts, then nothing
     can be written any more, or whoever writes is killed: what is in the first is found through the second."""
     recording.store()
-    monkeypatch.setattr("mpifarm.file_door.RETRY_S", 0.01)
+    monkeypatch.setattr("mpifarm.rank.file_door.RETRY_S", 0.01)
     failing(monkeypatch, "_flush", SLIST, 1)
     recording.append()
     recording.wait(lambda: len(recording.paths) == 2 and recording.rows == recording.asked, "it goes on in the second")
