@@ -139,6 +139,17 @@ def test_module_names_are_unique() -> None:
     assert sorted(names) == sorted(set(names))
 
 
+def test_every_verb_has_its_file() -> None:
+    """What `mpifarm VERB` does stands in `commands/VERB.py`; `run` is a rank's start-up."""
+    from mpifarm.cli.main import mpifarm
+
+    files = {verb: PACKAGE / "commands" / f"{verb}.py" for verb in mpifarm.commands}
+    files["run"] = PACKAGE / "rank" / "run.py"
+    assert not [verb for verb, file in files.items() if not file.is_file()]
+    shared = {path.stem for path in (PACKAGE / "commands").glob("*.py")} - set(files) - {"__init__"}
+    assert shared == {"answer", "meant", "as_taskfile", "why_pending"}, "neither a verb nor what verbs share"
+
+
 @pytest.mark.parametrize("path", MODULES, ids=_name)
 def test_size(path: Path) -> None:
     text = path.read_text()

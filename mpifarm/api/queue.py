@@ -108,7 +108,7 @@ def wait(job: str, timeout_s: float | None = None, dsn: str | None = None) -> di
     >>> mpifarm.wait("scan")["failed"]
     1
     """
-    from mpifarm.commands.changing import choose
+    from mpifarm.commands.meant import choose
     from mpifarm.commands.wait import until_ended
 
     with _connect(dsn, Limits().answer_s) as queue:

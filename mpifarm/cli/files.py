@@ -54,7 +54,7 @@ def export(job: str, file: Path, attempts: str, missing_ok: bool, force: bool, d
       mpifarm tasks scan.h5 --state failed
     """
     from mpifarm.commands import export
-    from mpifarm.commands.report import tell
+    from mpifarm.commands.answer import tell
     from mpifarm.errors import UsageError
 
     if file.suffix != ".h5":

@@ -67,7 +67,7 @@ def set_(job: str, dsn: str | None, hold: bool, release: bool, **options: Any) -
       mpifarm set scan --hold
       mpifarm set all --release
     """
-    from mpifarm.commands import changing
+    from mpifarm.commands.set import set_jobs
 
     if hold and release:
         raise UsageError("--hold or --release, not the two of them")
@@ -75,7 +75,7 @@ def set_(job: str, dsn: str | None, hold: bool, release: bool, **options: Any) -
     if held is None and options["priority"] is None and not options["tags"]:
         raise UsageError("set what? --priority N, --tag NAME[=VALUE], --hold or --release")
     with client_of(dsn) as client:
-        changing.set_jobs(client, job, options["priority"], held, options["tags"], as_json=options["as_json"])
+        set_jobs(client, job, options["priority"], held, options["tags"], as_json=options["as_json"])
 
 
 @click.command(short_help="Run failed and cancelled tasks again.")
@@ -103,11 +103,11 @@ def retry(
       mpifarm retry scan --class oom,timeout
       mpifarm retry scan.17
     """
-    from mpifarm.commands import changing
+    from mpifarm.commands import retry
 
     wanted = [State[name.upper()] for name in states] or [State.FAILED, State.CANCELLED]
     with client_of(dsn) as client:
-        changing.retry(client, job, wanted, classes, as_json=as_json)
+        retry.retry(client, job, wanted, classes, as_json=as_json)
 
 
 @click.command(short_help="Run finished tasks again, also those that succeeded.")
@@ -123,12 +123,12 @@ def rerun(job: str, dsn: str | None, force: bool, as_json: bool) -> None:
       mpifarm rerun scan --force
       mpifarm rerun scan.17 --force
     """
-    from mpifarm.commands import changing
+    from mpifarm.commands import rerun
 
     if not force:
         raise UsageError("rerun also takes tasks that succeeded: say --force (mpifarm retry takes the others)")
     with client_of(dsn) as client:
-        changing.retry(client, job, [state for state in State if state.final], None, as_json=as_json)
+        rerun.rerun(client, job, as_json=as_json)
 
 
 @click.command(short_help="Cancel tasks, also those that run.")
@@ -148,10 +148,10 @@ def cancel(job: str, dsn: str | None, wait: bool, as_json: bool) -> None:
       mpifarm cancel scan
       mpifarm cancel scan.100-200 --wait
     """
-    from mpifarm.commands import changing
+    from mpifarm.commands import cancel
 
     with client_of(dsn) as client:
-        changing.cancel(client, job, wait=wait, as_json=as_json)
+        cancel.cancel(client, job, wait=wait, as_json=as_json)
 
 
 @click.command(short_help="Let a run finish and exit.")
@@ -169,10 +169,10 @@ def drain(run: str, dsn: str | None, now: bool, as_json: bool) -> None:
       mpifarm drain 7
       mpifarm drain all --now
     """
-    from mpifarm.commands import runs as of_runs
+    from mpifarm.commands import drain
 
     with client_of(dsn) as client:
-        of_runs.drain(client, run, now=now, as_json=as_json)
+        drain.drain(client, run, now=now, as_json=as_json)
 
 
 @click.command(short_help="Take back what dead runs hold.")
@@ -184,10 +184,10 @@ def recover(dsn: str | None, dry_run: bool, as_json: bool) -> None:
 
     Dead is a run that ended, one not heard of for a minute, and one whose process on this machine is gone.
     """
-    from mpifarm.commands import changing
+    from mpifarm.commands import recover
 
     with client_of(dsn) as client:
-        changing.recover(client, dry_run=dry_run, as_json=as_json)
+        recover.recover(client, dry_run=dry_run, as_json=as_json)
 
 
 @click.command(short_help="Delete a job from the queue.")
@@ -200,16 +200,16 @@ def drop(job: str, dsn: str | None, yes: str | None, as_json: bool) -> None:
 
     Refused while a live run holds tasks of it.
     """
-    from mpifarm.commands import changing
+    from mpifarm.commands import drop
 
     with client_of(dsn) as client:
         found = client.find(job)
         if yes is None:
-            click.echo(changing.doomed(found), err=True)
+            click.echo(drop.doomed(found), err=True)
             yes = click.prompt("Type its name to delete it", err=True)
         if yes != found.name:
             raise UsageError(f"the job is called {found.name}, not {yes}; nothing was deleted")
-        changing.drop(client, found, as_json=as_json)
+        drop.drop(client, found, as_json=as_json)
 
 
 @click.command(short_help="Wait until a job has ended.")

@@ -91,6 +91,7 @@ def report(job: str | None, **options: Any) -> int:
     = != < <= > >= or ~ (a regular expression), and joins with: and or not ( )
     """
     from mpifarm.commands import report
+    from mpifarm.commands.answer import tell
     from mpifarm.outputs.source import open_source
     from mpifarm.selection.report_options import Wanted, check
 
@@ -100,7 +101,7 @@ def report(job: str | None, **options: Any) -> int:
         missing = report.report(client, job, wanted)
     sys.stdout.flush()  # what is missing is said after what is there
     for sentence in missing.sentences:
-        report.tell(sentence)
+        tell(sentence)
     return missing.code
 
 
@@ -132,7 +133,7 @@ def tasks(job: str, dsn: str | None, **options: Any) -> None:
       mpifarm tasks scan --format csv > tasks.csv
       mpifarm tasks scan --state failed --as-taskfile > again.txt
     """
-    from mpifarm.commands import report
+    from mpifarm.commands.tasks import print_tasks
     from mpifarm.outputs.source import open_source
     from mpifarm.show.text import state_named
 
@@ -143,4 +144,4 @@ def tasks(job: str, dsn: str | None, **options: Any) -> None:
     form = "taskfile" if options["as_taskfile"] else "json" if options["as_json"] else options["form"] or "text"
     states = [state_named(word) for word in options["states"]]
     with open_source(job, dsn) as client:
-        report.print_tasks(client, job, options["ranges"], states, options["where"], form)
+        print_tasks(client, job, options["ranges"], states, options["where"], form)

@@ -11,7 +11,7 @@ import time
 from collections.abc import Iterator
 from typing import TYPE_CHECKING, cast
 
-from mpifarm.commands.changing import choose
+from mpifarm.commands.meant import choose
 from mpifarm.commands.why_pending import why_pending
 from mpifarm.core.job.retries import retries_after
 from mpifarm.core.model import FailureClass

@@ -1,4 +1,4 @@
-"""`mpifarm report` and `mpifarm tasks`: asks the queue, hands the rows to the formatting, prints.
+"""`mpifarm report`: asks the queue, hands the rows to the formatting, prints.
 
 Everything comes from the queue except outputs, so a report is right while runs are going on and when their files are
 elsewhere. Must never import click or mpi4py.
@@ -7,15 +7,14 @@ elsewhere. Must never import click or mpi4py.
 from __future__ import annotations
 
 import json
-import os
-import shutil
 import sys
 import time
-from collections.abc import Iterator, Sequence
 from contextlib import nullcontext
 from dataclasses import replace
-from typing import TYPE_CHECKING, BinaryIO, TextIO
+from typing import TYPE_CHECKING, BinaryIO
 
+from mpifarm.commands.answer import look_of, run_command_here, tell
+from mpifarm.commands.meant import check_ranges, find
 from mpifarm.core.row import STDOUT
 from mpifarm.errors import OutputError, UsageError
 from mpifarm.outputs.captured import give_captured
@@ -23,45 +22,15 @@ from mpifarm.outputs.extract import Folder, extract
 from mpifarm.outputs.grep import Searching, grep
 from mpifarm.outputs.source import archive_of, files_of, typed_name
 from mpifarm.outputs.streams_of_tasks import FINAL, Choice, Missing, Outputs, Pouring, write_outputs
-from mpifarm.selection.report_options import Ranges, Wanted, named_tasks
-from mpifarm.selection.where import Predicate
-from mpifarm.show.next_command import dsn_words, next_step, run_command
+from mpifarm.selection.report_options import Wanted
+from mpifarm.selection.where import select
+from mpifarm.show.next_command import dsn_words, next_step
 from mpifarm.show.objects import array, report_object
-from mpifarm.show.text import JobReport, Look, job_text, jobs_text, task_head, task_text
-from mpifarm.units import parse_ranges
+from mpifarm.show.text import JobReport, job_text, jobs_text
 
 if TYPE_CHECKING:
     from mpifarm.outputs.source import Source
-    from mpifarm.queue.client import JobSummary, TaskLine
-
-
-def look_of(stream: TextIO) -> Look:
-    """A terminal has a width and, unless NO_COLOR is set, colours."""
-    if not stream.isatty():
-        return Look()
-    return Look(shutil.get_terminal_size().columns, colour="NO_COLOR" not in os.environ)
-
-
-def run_command_here(dsn: str | None) -> str:
-    """How a run is started from this machine."""
-    return run_command(
-        os.environ,
-        mpiexec=shutil.which("mpiexec") is not None,
-        srun=shutil.which("srun") is not None,
-        cores=len(os.sched_getaffinity(0)),
-        dsn=dsn_words(dsn),
-    )
-
-
-def find(client: Source, selector: str, ranges: Ranges | None) -> tuple[JobSummary, Ranges | None]:
-    """The job that is meant, and its tasks: those asked for, or those of JOB.17 unless a whole job is called so."""
-    named = named_tasks(selector)
-    if ranges is not None or named is None:
-        return client.find(selector), ranges
-    try:
-        return client.find(selector), None
-    except UsageError:
-        return client.find(named[0]), parse_ranges(named[1])
+    from mpifarm.queue.client import JobSummary
 
 
 def report(client: Source, selector: str | None, wanted: Wanted) -> Missing:
@@ -136,16 +105,6 @@ def _stream(client: Source, job: JobSummary, wanted: Wanted, out: BinaryIO) -> M
     return searching.judged(missing)
 
 
-def select(lines: Iterator[TaskLine], where: Predicate | None) -> Iterator[TaskLine]:
-    """Those for which the condition holds."""
-    return lines if where is None else filter(where, lines)
-
-
-def tell(sentence: str) -> None:
-    """Something to know beside the output, at once."""
-    print(sentence if sentence.startswith("==>") else f"mpifarm: {sentence}", file=sys.stderr, flush=True)
-
-
 def report_of(client: Source, job: JobSummary, dsn: str | None) -> JobReport:
     runs = client.runs(job.id)
     failures = client.failures(job.id) if job.failed or job.cancelled else []
@@ -179,45 +138,3 @@ def _print_job(client: Source, job: JobSummary, wanted: Wanted) -> None:
         print(json.dumps(report_object(answer, now) | {"accounting": accounts_objects(found)}))
     else:
         print(job_text(answer._replace(accounts=accounts_text(found)), now, look_of(sys.stdout)))
-
-
-def print_tasks(
-    client: Source,
-    selector: str,
-    ranges: Ranges | None,
-    states: Sequence[str],
-    where: Predicate | None = None,
-    form: str = "text",
-) -> None:
-    """The tasks of a job in one of `formats.FORMATS`, or as text; written as the rows arrive, so memory stays flat."""
-    job, ranges = find(client, selector, ranges)
-    check_ranges(job, ranges or [])
-
-    def chosen() -> Iterator[TaskLine]:
-        return select(client.tasks(job.id, ranges=ranges, states=states or None), where)
-
-    if form == "taskfile":
-        from mpifarm.commands.as_taskfile import write_taskfile
-
-        sys.stdout.flush()
-        write_taskfile(client, job, chosen, sys.stdout.buffer)
-        return
-    lines = chosen()
-    if form != "text":
-        from mpifarm.show.formats import FORMATS
-
-        sys.stdout.flush()
-        FORMATS[form](lines, sys.stdout.buffer)
-        return
-    look, digits = look_of(sys.stdout), max(4, len(str(job.total)))
-    if look.width is not None:
-        print(task_head(digits))
-    for line in lines:
-        sys.stdout.write(task_text(line, digits, look) + "\n")
-
-
-def check_ranges(job: JobSummary, ranges: Ranges) -> None:
-    """Raises UsageError for a task number the job does not have."""
-    for lo, hi in ranges:
-        if hi > job.total + 1:
-            raise UsageError(f"job {job.name} has no task {max(lo, job.total + 1)}: it has tasks 1 to {job.total}")

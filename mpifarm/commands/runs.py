@@ -1,4 +1,4 @@
-"""`mpifarm runs` and `mpifarm drain`: who works on the queue, how fast, until when; and to let one end.
+"""`mpifarm runs`: who works on the queue, how fast, until when.
 
 Must never import click or mpi4py.
 """
@@ -10,9 +10,7 @@ import time
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
-from mpifarm.commands.changing import say
-from mpifarm.commands.report import look_of
-from mpifarm.errors import UsageError
+from mpifarm.commands.answer import look_of, say
 from mpifarm.show.objects import run_object
 from mpifarm.show.text import lasted_s, run_state, table, when
 from mpifarm.units import format_seconds
@@ -22,31 +20,6 @@ if TYPE_CHECKING:
 
 PAST_RUNS = 10
 """Ended ones that are shown unless all are wanted."""
-
-
-def drain(client: Client, selector: str, *, now: bool, as_json: bool) -> None:
-    """Ask a run, the `last` one or `all` that are live to end. Raises UsageError when there is none that could."""
-    objects, sentences = [], []
-    for run in _chosen(client.runs(), selector):
-        if not client.drain(run.id, now=now):
-            if selector == "all":
-                continue  # it has ended meanwhile
-            raise UsageError(f"run {run.id} is not live: there is nothing to end (mpifarm runs)")
-        objects.append({"run": run.id, "host": run.host, "now": now, "claimed": run.held})
-        when_ended = "within its grace (run --grace)" if now else f"with the {run.held:,} tasks that it holds"
-        sentences.append(f"run {run.id} on {run.host} was asked to begin nothing more and to end {when_ended}")
-    say(objects, sentences or ["no run is live"], as_json)
-
-
-def _chosen(runs: Sequence[RunLine], selector: str) -> Sequence[RunLine]:
-    if selector == "all":
-        return [run for run in runs if run.live]
-    found = runs[-1:] if selector == "last" else [run for run in runs if str(run.id) == selector]
-    if not found:
-        live = ", ".join(str(run.id) for run in runs if run.live)
-        there = f"live: {live}" if live else "none is live"
-        raise UsageError(f"there is no run {selector[:40]!r}: runs have numbers ({there}; mpifarm runs)")
-    return found
 
 
 def show_runs(client: Client, *, everything: bool, as_json: bool) -> None:

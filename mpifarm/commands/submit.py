@@ -18,8 +18,8 @@ from pathlib import Path
 from types import FrameType
 from typing import TYPE_CHECKING, BinaryIO, cast
 
-from mpifarm.commands.changing import choose
-from mpifarm.commands.report import run_command_here, tell
+from mpifarm.commands.answer import run_command_here, tell
+from mpifarm.commands.meant import choose
 from mpifarm.core.model import Parent, Part
 from mpifarm.core.needs import Needs
 from mpifarm.core.protocol.facts import Submitted, Terms

@@ -7,8 +7,8 @@ import time
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING
 
-from mpifarm.commands.changing import choose, counts_of
-from mpifarm.commands.report import tell
+from mpifarm.commands.answer import tell
+from mpifarm.commands.meant import choose, counts_of
 from mpifarm.core.model import Limits
 from mpifarm.errors import QueueUnreachable
 from mpifarm.selection.report_options import Ranges

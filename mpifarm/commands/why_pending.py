@@ -9,7 +9,7 @@ import time
 from collections.abc import Collection, Mapping
 from typing import TYPE_CHECKING
 
-from mpifarm.commands.report import run_command_here
+from mpifarm.commands.answer import run_command_here
 from mpifarm.core.needs import Needs
 from mpifarm.units import format_seconds
 

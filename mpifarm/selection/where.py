@@ -17,7 +17,7 @@ import difflib
 import operator
 import re
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from datetime import datetime
 from typing import TYPE_CHECKING, Any, AnyStr, NamedTuple, NoReturn
 
@@ -80,6 +80,11 @@ class _Token(NamedTuple):
 def parse_where(text: str) -> Predicate:
     """The predicate that `text` describes. Raises UsageError, with a caret under what is wrong."""
     return _Parser(text).parse()
+
+
+def select(lines: Iterator[TaskLine], where: Predicate | None) -> Iterator[TaskLine]:
+    """Those for which the condition holds."""
+    return lines if where is None else filter(where, lines)
 
 
 def compile_pattern(pattern: AnyStr) -> re.Pattern[AnyStr]:

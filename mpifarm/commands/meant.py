@@ -1,0 +1,49 @@
+"""Which jobs and tasks are meant by the words a command was given. Must never import click or mpi4py."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from mpifarm.errors import UsageError
+from mpifarm.selection.report_options import Ranges, named_tasks
+from mpifarm.show.text import STATES
+from mpifarm.units import parse_ranges
+
+if TYPE_CHECKING:
+    from mpifarm.outputs.source import Source
+    from mpifarm.queue.client import Client, JobSummary
+
+
+def find(client: Source, selector: str, ranges: Ranges | None) -> tuple[JobSummary, Ranges | None]:
+    """The job that is meant, and its tasks: those asked for, or those of JOB.17 unless a whole job is called so."""
+    named = named_tasks(selector)
+    if ranges is not None or named is None:
+        return client.find(selector), ranges
+    try:
+        return client.find(selector), None
+    except UsageError:
+        return client.find(named[0]), parse_ranges(named[1])
+
+
+def check_ranges(job: JobSummary, ranges: Ranges) -> None:
+    """Raises UsageError for a task number the job does not have."""
+    for lo, hi in ranges:
+        if hi > job.total + 1:
+            raise UsageError(f"job {job.name} has no task {max(lo, job.total + 1)}: it has tasks 1 to {job.total}")
+
+
+def choose(client: Client, selector: str) -> list[tuple[JobSummary, Ranges | None]]:
+    """The jobs that are meant, and of each the tasks (None: all). Raises UsageError."""
+    if selector == "all":
+        return [(job, None) for job in client.jobs()]
+    job, ranges = find(client, selector, None)
+    check_ranges(job, ranges or [])
+    return [(job, ranges)]
+
+
+def counts_of(client: Client, job: JobSummary, ranges: Ranges | None) -> dict[str, int]:
+    """How many of the tasks that are meant are in which state, as of now."""
+    if ranges is not None:
+        return client.counts(job.id, ranges)
+    found = client.find(str(job.id))
+    return {state: getattr(found, state) for state in STATES}
