@@ -6,7 +6,7 @@ import signal
 import pytest
 from hypothesis import settings
 
-settings.register_profile("fast", max_examples=15, deadline=None)  # python -m tests fast
+settings.register_profile("fast", max_examples=10, deadline=None)  # python -m tests fast
 
 # Under nohup or in the background of a script SIGINT comes ignored, and programs started from here would keep that.
 signal.signal(signal.SIGINT, signal.default_int_handler)

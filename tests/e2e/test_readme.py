@@ -22,7 +22,7 @@ def _blocks(kind: str) -> list[str]:
     return re.findall(rf"<!-- {kind} -->\n```\w*\n(.*?)\n```", README, re.DOTALL)
 
 
-def _shell(farm: Farm, command: str, deadline_s: float = 300.0) -> str:
+def _shell(farm: Farm, command: str, deadline_s: float = 1200.0) -> str:
     """Run it with this environment's programs first on PATH, as an activated environment has them."""
     path = f"{Path(sys.executable).parent}:{farm.environ['PATH']}"
     done = subprocess.run(

@@ -75,6 +75,10 @@ class Forgetful(MemoryQueue):
         return super().record(run, replace(batch, returned=returned))
 
 
+WENT_WRONG = (0, 26, 63, 101, 105)
+"""Seeds with which one of these was found out. They may cease to with any change; then the search takes longer."""
+
+
 @pytest.mark.parametrize("broken", [Unfenced, Unheard, Forgetful])
 def test_with_a_broken_queue_histories_go_wrong(broken: type[MemoryQueue]) -> None:
     """The proof that these tests can fail."""
@@ -86,7 +90,7 @@ def test_with_a_broken_queue_histories_go_wrong(broken: type[MemoryQueue]) -> No
             return True
         return False
 
-    assert any(fails(seed) for seed in (16, 20, 24, *range(200)))
+    assert any(fails(seed) for seed in (*WENT_WRONG, *range(200)))
 
 
 @pytest.mark.torture
