@@ -39,6 +39,7 @@ _SETTINGS = """\
 listen_addresses = ''
 unix_socket_directories = '"{sockets}"'
 unix_socket_permissions = 0700
+authentication_timeout = 20s
 jit = off
 max_wal_size = 2GB
 # The cores belong to the tasks.

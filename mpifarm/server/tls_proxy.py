@@ -2,7 +2,8 @@
 
 The Postgres of the wheel is built without TLS, and its socket lets in whoever may enter its directory. So the gate
 takes connections of one role only, over TLS only, and that role alone must show its password to Postgres (SCRAM). Of
-what a client says the gate reads the first message and writes it anew; all the rest it only carries.
+what a client says the gate reads the first message and writes it anew; all the rest it only carries. Who may be
+at it, and for how long without a password, stands in `server.greetings`.
 
 Standard library only: never imports psycopg. A thread per connection, asleep while nothing comes.
 """
@@ -16,19 +17,19 @@ import struct
 import threading
 from pathlib import Path
 
+from mpifarm.server.greetings import Greeting, Limits, Places, Verdict
+
 ROLE = "farm"
 """Who may come in from other hosts."""
 
 _SSL_REQUEST, _GSS_REQUEST, _CANCEL_REQUEST = 80877103, 80877104, 80877102
 _START_BYTES_MAX = 10_000  # as in Postgres
 _HEADER = struct.Struct(">ii")
-_GREETING_S = 20.0
-"""From the first byte to the password: whoever says nothing is sent away."""
+_FAREWELL_S = 20.0
+"""To take what is still held when the other side has gone."""
 _PIECE = 64 << 10
 _HELD_MAX = 256 << 10
 """Bytes of one direction that the other side has not taken yet."""
-CONNECTIONS_MAX = 90
-"""A little less than Postgres takes: this user on this host must still get in."""
 _KEEPALIVE = {
     socket.TCP_KEEPIDLE: 30,
     socket.TCP_KEEPINTVL: 10,
@@ -51,33 +52,36 @@ class Refused(Exception):
 class Gate:
     """Listens on `listener` until closed; forwards to the socket file `server`."""
 
-    def __init__(self, listener: socket.socket, certificate: Path, key: Path, server: Path) -> None:
+    def __init__(
+        self, listener: socket.socket, certificate: Path, key: Path, server: Path, limits: Limits | None = None
+    ) -> None:
         self._listener = listener
         self._server = str(server)
         self._context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
         self._context.minimum_version = ssl.TLSVersion.TLSv1_2
         self._context.load_cert_chain(certificate, key)
-        self._room = threading.BoundedSemaphore(CONNECTIONS_MAX)
+        self._places = Places(limits or Limits())
         self._closed = threading.Event()
 
     def serve(self) -> None:
         """Until `close`."""
         while True:
             try:
-                client, _ = self._listener.accept()
+                client, peer = self._listener.accept()
             except OSError:
                 # The client had gone before it was taken, or there are too many open files just now.
                 if self._closed.wait(0.05):
                     return
                 continue
-            if not self._room.acquire(blocking=False):
+            greeting = self._places.take(client, str(peer[0]))
+            if greeting is None:
                 client.close()
                 continue
             try:
-                threading.Thread(target=self._attend, args=(client,), daemon=True).start()
+                threading.Thread(target=self._attend, args=(greeting,), daemon=True).start()
             except RuntimeError:  # no more threads for this user
                 client.close()
-                self._room.release()
+                self._places.free(greeting)
 
     def close(self) -> None:
         """No more connections; those that are there end with the process."""
@@ -88,67 +92,69 @@ class Gate:
             pass
         self._listener.close()
 
-    def _attend(self, client: socket.socket) -> None:
+    def _attend(self, greeting: Greeting) -> None:
         try:
-            with client:
-                self._greet(client)
+            with greeting.wire as client:
+                self._greet(client, greeting)
         except (OSError, ValueError):  # ssl.SSLError is an OSError: it hung up, or spoke something else
             pass
         finally:
-            self._room.release()
+            self._places.free(greeting)
 
-    def _greet(self, client: socket.socket) -> None:
-        client.settimeout(_GREETING_S)
+    def _greet(self, client: socket.socket, greeting: Greeting) -> None:
         client.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         client.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
         for option, value in _KEEPALIVE.items():
             client.setsockopt(socket.IPPROTO_TCP, option, value)
         while True:
-            size, code = _HEADER.unpack(_exactly(client, _HEADER.size))
+            size, code = _HEADER.unpack(greeting.exactly(_HEADER.size))
             if code == _GSS_REQUEST and size == _HEADER.size:
                 client.sendall(b"N")
                 continue
             if code == _SSL_REQUEST and size == _HEADER.size:
                 break
             if code == _CANCEL_REQUEST:  # older libpq sends it in the clear; it holds a secret for one use
-                self._cancel(client, size, code)
+                self._cancel(greeting, size, code)
                 return
             client.sendall(Refused("28000", "only TLS is spoken here: sslmode=verify-full").message)
             return
         client.sendall(b"S")
-        with self._context.wrap_socket(client, server_side=True) as tls:
+        with self._context.wrap_socket(client, server_side=True, do_handshake_on_connect=False) as tls:
+            greeting.wire = tls
+            tls.settimeout(greeting.left_s())
+            tls.do_handshake()
             try:
-                self._admit(tls)
+                self._admit(tls, greeting)
             finally:
                 tls.settimeout(1.0)
                 tls.unwrap()  # without this farewell OpenSSL takes the end for an attack
 
-    def _admit(self, tls: ssl.SSLSocket) -> None:
-        size, code = _HEADER.unpack(_exactly(tls, _HEADER.size))
+    def _admit(self, tls: ssl.SSLSocket, greeting: Greeting) -> None:
+        size, code = _HEADER.unpack(greeting.exactly(_HEADER.size))
         if code == _CANCEL_REQUEST:
-            self._cancel(tls, size, code)
+            self._cancel(greeting, size, code)
             return
         try:
-            start = checked_start(code, _exactly(tls, min(size, _START_BYTES_MAX) - _HEADER.size))
-            server = self._connect()
+            start = checked_start(code, greeting.exactly(min(size, _START_BYTES_MAX) - _HEADER.size))
+            server = self._connect(greeting)
         except Refused as refused:
             tls.sendall(refused.message)
             return
         with server:
             server.sendall(start)
-            carry(tls, server)
+            carry(tls, server, greeting, self._places)
 
-    def _cancel(self, client: socket.socket, size: int, code: int) -> None:
+    def _cancel(self, greeting: Greeting, size: int, code: int) -> None:
         """Pass the request on; Postgres answers it by hanging up."""
-        rest = _exactly(client, min(size, 1024) - _HEADER.size)
-        with self._connect() as server:
+        rest = greeting.exactly(min(size, 1024) - _HEADER.size)
+        with self._connect(greeting) as server:
             server.sendall(_HEADER.pack(len(rest) + _HEADER.size, code) + rest)
             server.recv(1)
 
-    def _connect(self) -> socket.socket:
+    def _connect(self, greeting: Greeting) -> socket.socket:
         server = socket.socket(socket.AF_UNIX)
         try:
-            server.settimeout(_GREETING_S)
+            server.settimeout(greeting.left_s())
             server.connect(self._server)
         except OSError:
             server.close()
@@ -173,8 +179,10 @@ def checked_start(code: int, rest: bytes) -> bytes:
     return _HEADER.pack(len(body) + _HEADER.size, code) + body
 
 
-def carry(tls: ssl.SSLSocket, server: socket.socket) -> None:
-    """Carry bytes both ways until one side ends; then what is held goes to the other."""
+def carry(tls: ssl.SSLSocket, server: socket.socket, greeting: Greeting, places: Places) -> None:
+    """Carry bytes both ways until one side ends; then what is held goes to the other. Raises TimeoutError when the
+    greeting lasts too long."""
+    verdict: Verdict | None = Verdict()
     for side in (tls, server):
         side.setblocking(False)
     up, down = bytearray(), bytearray()
@@ -185,15 +193,18 @@ def carry(tls: ssl.SSLSocket, server: socket.socket) -> None:
             got = _receive(source, held) if len(held) < _HELD_MAX else 0
             if got is None:
                 for side, rest in ((server, up), (tls, down)):
-                    side.settimeout(_GREETING_S)
+                    side.settimeout(_FAREWELL_S)
                     side.sendall(rest)
                 return
             read += got
+            if verdict is not None and source is server and got and verdict.is_in(bytes(down[-got:])):
+                places.admit(greeting)
+                verdict = None
         written = _send(server, up) + _send(tls, down)
         if not read and not written:
             _watch(poll, tls, len(up) < _HELD_MAX, bool(down))
             _watch(poll, server, len(down) < _HELD_MAX, bool(up))
-            poll.poll()
+            poll.poll(None if verdict is None else greeting.left_s() * 1000)
 
 
 def _watch(poll: select.poll, side: socket.socket, reading: bool, writing: bool) -> None:
@@ -229,13 +240,3 @@ def _send(target: socket.socket, held: bytearray) -> int:
         return 0
     del held[:sent]
     return sent
-
-
-def _exactly(source: socket.socket, size: int) -> bytes:
-    data = b""
-    while len(data) < size:
-        piece = source.recv(size - len(data))
-        if not piece:
-            raise ConnectionResetError("it hung up")
-        data += piece
-    return data
