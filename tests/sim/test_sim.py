@@ -6,14 +6,16 @@ A seed that ever failed is kept in seeds.txt and runs for ever.
 from __future__ import annotations
 
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 import pytest
 
+from mpifarm.core.dispatcher.ending import RunTerms
 from mpifarm.core.model import LeaseId, RunId
 from mpifarm.core.protocol.verbs import Batch, Order
 from mpifarm.queue.memory import MemoryQueue
-from tests.sim.world import World
+from tests.sim.world import Run, World
 
 KEPT = [
     int(line.split("#")[0])
@@ -48,6 +50,21 @@ def test_what_a_lost_node_held_runs_in_the_same_run(seed: int) -> None:
     world.at(world.now + 1.0, lambda: world.runs[0].silent.add(4))  # the last node's leader
     world.run()
     assert len(world.runs) == 1
+
+
+@pytest.mark.parametrize("again_s", [1.0, 30.0])
+def test_what_came_to_a_frozen_run_comes_in_its_order(again_s: float) -> None:
+    """However often it is frozen: MPI lets no message overtake another, so neither may this world."""
+    world = World(0, faults=False)
+    run = Run(world, [1], RunTerms())
+    came: list[int] = []
+    for number in range(8):
+        run.later(0.5 + number, partial(came.append, number))
+    world.at(world.now + 0.1, partial(run.freeze, 4.0))
+    world.at(world.now + 2.1, partial(run.freeze, again_s))
+    while len(came) < 8:
+        world.step()
+    assert came == list(range(8))
 
 
 class Unfenced(MemoryQueue):

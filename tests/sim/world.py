@@ -176,6 +176,8 @@ class Run:
         self.begun: set[tuple[int, int, int]] = set()
         self.alive = True
         self.thaws_at = 0.0
+        self._due: list[Callable[[], None]] = []
+        """What came while it was frozen, in that order."""
         self.silent: set[int] = set()
         self.finished: act.Finished | None = None
         self.durable: dict[int, tuple[int, int, int]] = {}
@@ -216,12 +218,26 @@ class Run:
         def guarded() -> None:
             if not self.alive:
                 return
-            if self.thaws_at > self.world.now:
-                self.world.at(self.thaws_at, guarded)
+            if self.thaws_at > self.world.now or self._due:
+                if not self._due:
+                    self.world.at(self.thaws_at, self._thaw)
+                self._due.append(step)
                 return
             step()
 
         self.world.at(self.world.now + delay_s, guarded)
+
+    def freeze(self, seconds: float) -> None:
+        """Do nothing for so long; a freeze within a longer one ends with it."""
+        self.thaws_at = max(self.thaws_at, self.world.now + seconds)
+
+    def _thaw(self) -> None:
+        """All that came meanwhile, in its order: a message overtakes no other because its receiver was frozen twice."""
+        if self.thaws_at > self.world.now:
+            self.world.at(self.thaws_at, self._thaw)
+            return
+        while self._due and self.alive:
+            self._due.pop(0)()
 
     def _tick(self) -> None:
         for rank, role in self.machines:
@@ -429,15 +445,19 @@ class World:
             self.at(self.now + self.random.uniform(0.0, 20.0), self._fault)
         self.at(self.now + 5.0, self._keep_going)
         while self._heap and not self.over:
-            self.now, _, step = heapq.heappop(self._heap)
-            step()
-            assert self.now < 50_000, "nothing moves any more"
+            self.step()
         self.queue.check()
         files = [run.durable for run in self.runs]
         for row, file_row, _ in self.queue.outcomes.values():
             assert file_row is None or any(
                 durable.get(file_row) == (row.lease, row.task, row.attempt) for durable in files
             )
+
+    def step(self) -> None:
+        """The next event."""
+        self.now, _, step = heapq.heappop(self._heap)
+        step()
+        assert self.now < 50_000, "nothing moves any more"
 
     @property
     def over(self) -> bool:
@@ -475,9 +495,9 @@ class World:
                 case "kill":
                     run.alive = False
                 case "freeze":
-                    run.thaws_at = self.now + self.random.uniform(1.0, 3.0) * LIMITS.lease_s
+                    run.freeze(self.random.uniform(1.0, 3.0) * LIMITS.lease_s)
                 case "brief freeze":
-                    run.thaws_at = self.now + self.random.uniform(0.1, 5.0)
+                    run.freeze(self.random.uniform(0.1, 5.0))
                 case "stop":
                     run.arrive(0, 0, Role.DISPATCHER, StopAsked(15, 0))
                 case "silence":
