@@ -168,6 +168,26 @@ def test_every_module_says_what_it_is_for() -> None:
         assert ast.get_docstring(_tree(path)), _name(path)
 
 
+SAID = {"CREATE ROLE "}
+"""SQL that is no statement of ours: somebody else is asked to type it."""
+
+
+def test_sql_stands_in_sql() -> None:
+    """No text of Python is a statement, or a piece of one by which another is edited."""
+    statement = re.compile(
+        r"\A\s*(SELECT|INSERT|UPDATE|DELETE|WITH|COPY|SET|CREATE|ALTER|DROP|GRANT|TRUNCATE|LOCK|DO)\b"
+        r"|\b(SKIP LOCKED|ON CONFLICT|FOR UPDATE|FROM mpifarm\.|INTO mpifarm\.)"
+    )
+    for path in MODULES:
+        if not re.search(r"\b[A-Z]{2,} ", path.read_text()):
+            continue
+        spoken = {id(node.value) for node in ast.walk(_tree(path)) if isinstance(node, ast.Expr)}
+        for node in ast.walk(_tree(path)):
+            if isinstance(node, ast.Constant) and id(node) not in spoken and isinstance(node.value, (str, bytes)):
+                text = node.value if isinstance(node.value, str) else node.value.decode("latin-1")
+                assert text in SAID or not statement.search(text), f"{_name(path)}:{node.lineno}: {text[:60]}"
+
+
 def test_words() -> None:
     banned = re.compile(r"\b(class|def)\s+\w*(manager|handler|helper|util)\w*|\b(TODO|FIXME|XXX)\b", re.IGNORECASE)
     for path in MODULES:

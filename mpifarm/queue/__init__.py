@@ -3,8 +3,8 @@
 Two implementations stand behind one protocol: `queue.run_verbs` is the real one, `queue.memory` its twin for tests and
 simulation. This module must never import psycopg (only rank 0 may load it).
 
-Every task is in exactly one place: a ready range, a lease, or a final outcome. The lease row is the fence: what names a
-lease that is gone is late and is not recorded.
+Every task is in exactly one place: a waiting range, a ready range, a lease, a final outcome, or a cancelled range. The
+lease row is the fence: what names a lease that is gone is late and is not recorded.
 """
 
 from __future__ import annotations

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import NamedTuple
 
 import psycopg
@@ -11,12 +11,10 @@ from psycopg import sql
 from mpifarm.errors import SiteError
 from mpifarm.queue import schema
 from mpifarm.queue.connection import Connection, Database
+from mpifarm.queue.statements import queries
 from mpifarm.server.dsn import Dsn
 
-_SERVER = """
-SELECT extract(epoch FROM pg_postmaster_start_time())::double precision, count(*)::integer
-FROM pg_stat_activity
-WHERE datname = current_database() AND application_name = 'mpifarm' AND pid <> pg_backend_pid()"""
+SQL = queries()
 
 
 class DatabaseStatus(NamedTuple):
@@ -43,14 +41,6 @@ def upgrade(dsn: Dsn, *, roles: bool = False) -> tuple[int, DatabaseStatus]:
     return _with(dsn, lambda connection: schema.upgrade(connection, with_roles=roles)[0])
 
 
-_ADMIT = """
-GRANT USAGE ON SCHEMA mpifarm TO {role};
-GRANT SELECT, INSERT, UPDATE, DELETE ON ALL TABLES IN SCHEMA mpifarm TO {role};
-GRANT USAGE ON ALL SEQUENCES IN SCHEMA mpifarm TO {role};
-ALTER DEFAULT PRIVILEGES IN SCHEMA mpifarm GRANT SELECT, INSERT, UPDATE, DELETE ON TABLES TO {role};
-ALTER DEFAULT PRIVILEGES IN SCHEMA mpifarm GRANT USAGE ON SEQUENCES TO {role}"""
-
-
 def admit(conninfo: str, role: str, password: str) -> None:
     """Make the queue where there is none, and a login `role` for all verbs but upgrade, which comes in with this
     password and not without. No more: a superuser could run programs on this host. Raises SchemaError, SiteError."""
@@ -58,10 +48,9 @@ def admit(conninfo: str, role: str, password: str) -> None:
     try:
         with database.using() as connection, connection.transaction():
             words = {"role": sql.Identifier(role), "secret": _scram(connection, role, password)}
-            if not connection.execute("SELECT 1 FROM pg_roles WHERE rolname = %s", [role]).fetchone():
-                connection.execute(sql.SQL("CREATE ROLE {role}").format(**words))
-            connection.execute(sql.SQL("ALTER ROLE {role} LOGIN PASSWORD {secret}").format(**words))
-            connection.execute(sql.SQL(_ADMIT).format(**words))
+            if not connection.execute(SQL["roles_there"], {"roles": [role]}).fetchone():
+                connection.execute(_named("make_login", words))
+            connection.execute(_named("admit", words))
     finally:
         database.close()
     try:
@@ -72,6 +61,11 @@ def admit(conninfo: str, role: str, password: str) -> None:
         "the server that is running was started by an older mpifarm and would let everybody in:"
         " end what uses it on this host, then try again"
     )
+
+
+def _named(name: str, words: Mapping[str, object]) -> sql.Composed:
+    """The statement with these identifiers and literals in it."""
+    return sql.SQL(SQL[name].decode()).format(**words)
 
 
 def _scram(connection: Connection, role: str, password: str) -> str:
@@ -87,7 +81,7 @@ def _with(dsn: Dsn, change: Callable[[Connection], int] = lambda _: 0) -> tuple[
             before = change(connection)
             number = connection.info.server_version
             server = f"{connection.info.host}, PostgreSQL {number // 10000}.{number % 10000}"
-            row = connection.execute(_SERVER).fetchone()
+            row = connection.execute(SQL["server"]).fetchone()
             assert row is not None
             version = schema.status(connection)
             return before, DatabaseStatus(server, connection.info.dbname, version, schema.VERSION, *row)

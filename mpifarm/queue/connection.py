@@ -1,6 +1,6 @@
 """One connection to the queue's database: opened when needed, verified, its errors in words for users.
 
-Only `queue.run_verbs` and `queue.client` import this module, which imports psycopg.
+Everything in `queue/` that talks to the database comes through here; importing this imports psycopg.
 """
 
 from __future__ import annotations
@@ -25,6 +25,7 @@ except ImportError as error:  # psycopg is there but finds no libpq
     ) from None
 
 from mpifarm.queue import arrays, schema, text_encoding
+from mpifarm.queue.statements import queries
 from mpifarm.server import embedded
 
 Connection = psycopg.Connection[tuple[Any, ...]]
@@ -204,8 +205,7 @@ class Database:
                     f"the queue needs a database in UTF8, {connection.info.dbname} is in {encoding}; make another:"
                     " CREATE DATABASE a_name TEMPLATE template0 ENCODING 'UTF8'"
                 )
-            # Compiling a plan costs more than any statement here takes; a generic one is what they were written for.
-            connection.execute("SET jit = off")
+            connection.execute(queries()["no_jit"])
             self._verify(connection)
             arrays.register(connection)
             text_encoding.register(connection)

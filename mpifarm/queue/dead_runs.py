@@ -13,7 +13,6 @@ from mpifarm.queue.statements import queries
 from mpifarm.server.liveness import surely_gone
 
 SQL = queries()
-_LOCK_WAITING = SQL["lock_leases"].replace(b" SKIP LOCKED", b"")
 
 
 def dead_runs(connection: Connection, lease_s: float) -> list[RunId]:
@@ -26,7 +25,7 @@ def dead_runs(connection: Connection, lease_s: float) -> list[RunId]:
 def put_back(connection: Connection, runs: list[RunId], *, waiting: bool = False) -> int:
     """Return what the leases of these runs still own; the number of tasks. Inside a transaction. Leases at which
     others are at work are left alone, or `waiting` for."""
-    lock = _LOCK_WAITING if waiting else SQL["lock_leases"]
+    lock = SQL["lock_leases_waiting" if waiting else "lock_leases"]
     leases = [lease for (lease,) in connection.execute(lock, {"runs": Int4s(runs)})]
     if not leases:
         return 0

@@ -26,7 +26,6 @@ from mpifarm.server.liveness import surely_gone
 from mpifarm.units import listed
 
 SQL = queries()
-_RERUN = SQL["retry"].replace(b" AND state <> 0", b"")
 
 Ranges = Sequence[tuple[int, int]]
 """Task numbers, half-open."""
@@ -73,7 +72,7 @@ class Changes:
         ones retried. Returns how many. In slices: when it is interrupted, some are ready again and the others are as
         they were."""
         values = {"job": job, "states": Int2s(sorted(states)), "failures": Int2s(sorted(failures))}
-        statement = _RERUN if State.SUCCEEDED in states else SQL["retry"]
+        statement = SQL["rerun" if State.SUCCEEDED in states else "retry"]
         never_began = State.CANCELLED in states and FailureClass.CANCELLED in failures
         done = 0
         with self._database.using() as connection:

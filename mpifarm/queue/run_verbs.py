@@ -40,11 +40,9 @@ SQL = queries()
 # CPU of the server per row, in microseconds, for batches of 1000 and 5000 (PostgreSQL 18): with ON CONFLICT 4.9 and
 # 3.9, without 3.5 and 2.8, COPY in a transaction of its own 2.9 and 1.3. COPY would need four round trips and the fence
 # in Python for that; conflicts are rare enough to be met by trying again.
-_RECORD_NEW = SQL["record"].replace(b" ON CONFLICT (job, no) DO NOTHING", b"")
 _SHAPES_KEPT = 10_000
 _SHAPE = 13
 """The place of its number in a row of `lease`."""
-_LEASE_WAITING = SQL["lease"].replace(b" SKIP LOCKED", b"")
 
 _COUNTS = ("ready_left", "too_wide", "silent", "too_long", "waiting", "others_slots")
 """Of a Grant, in the order of `lease`."""
@@ -145,7 +143,7 @@ class PostgresQueue:
                     grant = self._ask(connection, SQL["lease"], values)
                 if not grant.blocks and grant.ready_left:
                     # All of it was locked by others. Waiting for a single row cannot make a deadlock.
-                    grant = self._ask(connection, _LEASE_WAITING, {**values, "leased": 1})
+                    grant = self._ask(connection, SQL["lease_waiting"], {**values, "leased": 1})
         except QueueUnreachable:
             self._answer_lost = True
             raise
@@ -238,7 +236,7 @@ class PostgresQueue:
             try:
                 with _pipeline(connection), connection.transaction():
                     return follow(
-                        connection.execute(_RECORD_NEW, values, prepare=True), gates_behind(connection, resolved)
+                        connection.execute(SQL["record_new"], values, prepare=True), gates_behind(connection, resolved)
                     )
             except UniqueViolation:
                 pass

@@ -7,7 +7,9 @@ from typing import Any
 from psycopg import Connection
 
 from mpifarm.errors import QueueError, SchemaError
-from mpifarm.queue.statements import migrations, roles, schema
+from mpifarm.queue.statements import migrations, queries, roles, schema
+
+SQL = queries()
 
 ROLES = ("mpifarm_submitter", "mpifarm_runner", "mpifarm_reader")
 """Of roles.sql, which says what each may do."""
@@ -49,7 +51,7 @@ def upgrade(connection: Connection[Any], *, with_roles: bool = False) -> tuple[i
         for number, migration in enumerate(migrations(), 1):
             if number > before:
                 connection.execute(migration)
-                connection.execute("UPDATE mpifarm.meta SET version = %s", [number])
+                connection.execute(SQL["upgraded"], {"version": number})
         if with_roles:
             _check_may_make_roles(connection)
         if with_roles or (before < VERSION and _has_rights(connection)):
@@ -71,17 +73,15 @@ def _check_known(version: int) -> None:
 
 def _check_owner(connection: Connection[Any]) -> None:
     """Of the tables, if there are any."""
-    who = "SELECT pg_get_userbyid(nspowner), pg_has_role(nspowner, 'USAGE') FROM pg_namespace WHERE nspname = 'mpifarm'"
-    owner, may = connection.execute(who).fetchone() or ("", True)
+    owner, may = connection.execute(SQL["owner"]).fetchone() or ("", True)
     if not may:
         raise QueueError(f"only {owner}, who owns the queue's tables, may change them or make roles for them")
 
 
 def _check_may_make_roles(connection: Connection[Any]) -> None:
-    there = {name for (name,) in connection.execute("SELECT rolname FROM pg_roles WHERE rolname = ANY(%s)", [[*ROLES]])}
+    there = {name for (name,) in connection.execute(SQL["roles_there"], {"roles": [*ROLES]})}
     missing = [name for name in ROLES if name not in there]
-    may = "SELECT rolcreaterole OR rolsuper FROM pg_roles WHERE rolname = current_user"
-    if missing and connection.execute(may).fetchone() != (True,):
+    if missing and connection.execute(SQL["may_make_roles"]).fetchone() != (True,):
         commands = " ".join(f"CREATE ROLE {name};" for name in missing)
         raise QueueError(
             "you may not make roles on this server (CREATEROLE); nothing was changed\n"
@@ -91,21 +91,16 @@ def _check_may_make_roles(connection: Connection[Any]) -> None:
 
 def _has_rights(connection: Connection[Any]) -> bool:
     """Whether somebody has asked for roles in this database before."""
-    asked = """SELECT EXISTS (
-        SELECT FROM pg_namespace AS n CROSS JOIN LATERAL aclexplode(n.nspacl) AS acl
-        JOIN pg_roles ON pg_roles.oid = acl.grantee
-        WHERE n.nspname = 'mpifarm' AND pg_roles.rolname = ANY(%s))"""
-    return connection.execute(asked, [[*ROLES]]).fetchone() == (True,)
+    return connection.execute(SQL["has_rights"], {"roles": [*ROLES]}).fetchone() == (True,)
 
 
 def _lock(connection: Connection[Any]) -> None:
-    connection.execute("SELECT pg_advisory_xact_lock(%s)", [_LOCK])
+    connection.execute(SQL["version_lock"], {"lock": _LOCK})
 
 
 def _version(connection: Connection[Any]) -> int | None:
     """None: no queue here."""
-    # Not to_regclass: it answers from a cache that may not have heard yet of what another session has just made.
-    if not connection.execute("SELECT 1 FROM pg_namespace WHERE nspname = 'mpifarm'").fetchone():
+    if not connection.execute(SQL["is_there"]).fetchone():
         return None
-    row = connection.execute("SELECT version FROM mpifarm.meta").fetchone()
+    row = connection.execute(SQL["version"]).fetchone()
     return None if row is None else int(row[0])

@@ -25,11 +25,11 @@ WITH beat AS (
 )
 SELECT id, job, lo, hi, now FROM mpifarm.request WHERE run = %(run)s AND id <> ALL(%(seen)s) ORDER BY id
 
--- lease --
+-- lease, lease_waiting --
 -- The first columns are the same in every row. One row per lease, or a single one with NULLs.
 -- The jobs that have anything ready are found in the ranges, or, where those are many, by hopping along the index: so
 -- finished ones cost nothing, and the priority stands in one row per job. Ranges locked by other runs are skipped, so that no two can wait for each other;
--- when that leaves nothing, the queue runs this again without SKIP LOCKED for a single range.
+-- when that leaves nothing, the queue waits for a single one: lease_waiting.
 WITH RECURSIVE live AS MATERIALIZED (
     SELECT id, jobs, tags, extract(epoch FROM ends - clock_timestamp())::double precision AS left_s
     FROM mpifarm.run WHERE id = %(run)s AND ended IS NULL FOR SHARE
@@ -82,7 +82,8 @@ WITH RECURSIVE live AS MATERIALIZED (
             OR (SELECT fits AND ends_in_time FROM offered WHERE offered.id = ready.shape)
         )
         ORDER BY ready.lo LIMIT %(leased)s
-        FOR UPDATE SKIP LOCKED
+        FOR UPDATE
+        SKIP LOCKED -- only lease
     ) AS best
     LIMIT %(leased)s
 ), summed AS (
@@ -193,10 +194,10 @@ CROSS JOIN LATERAL (
 WHERE lease.run = %(run)s AND lease.id > %(last)s
 ORDER BY lease.id
 
--- record --
+-- record_new, record --
 -- `held` is the fence: a lease that is gone has no row, so nothing that names it is written. What was written before (a
--- batch sent again after a lost answer) conflicts and is neither counted nor put back again; the queue tries without ON
--- CONFLICT first, which costs a third less. A lease is deleted only when the tables agree that nothing of it is left.
+-- batch sent again after a lost answer) conflicts and is neither counted nor put back again; the queue tries record_new
+-- first, which costs a third less. A lease is deleted only when the tables agree that nothing of it is left.
 -- OFFSET 0 keeps the planner to looking up rows one by one, whatever the statistics of tables that grow by the second:
 -- joined, it may read all of `outcome`.
 WITH held AS MATERIALIZED (
@@ -220,7 +221,8 @@ WITH held AS MATERIALIZED (
     FROM ended JOIN held ON held.id = ended.lease AND ended.no >= held.lo AND ended.no < held.hi
     WHERE NOT EXISTS (
         SELECT FROM mpifarm.past WHERE past.lease = ended.lease AND past.lo <= ended.no AND ended.no < past.hi OFFSET 0
-    ) ON CONFLICT (job, no) DO NOTHING
+    )
+    ON CONFLICT (job, no) DO NOTHING -- only record
     RETURNING lease, state, seconds
 ), given_back AS (
     INSERT INTO mpifarm.past (lease, lo, hi, job, run, attempt, failure, state, exit_code, signal)
@@ -306,10 +308,11 @@ SELECT run.id, run.host, run.boot, run.pid, run.pid_started,
 FROM mpifarm.run JOIN mpifarm.heartbeat ON heartbeat.run = run.id
 WHERE run.id IN (SELECT lease.run FROM mpifarm.lease)
 
--- lock_leases --
+-- lock_leases, lock_leases_waiting --
 -- A statement of its own before `put_back`, whose snapshot must be younger than the locks: a record that was at work
 -- when we came must be seen.
-SELECT id FROM mpifarm.lease WHERE run = ANY(%(runs)s) ORDER BY id FOR UPDATE SKIP LOCKED
+SELECT id FROM mpifarm.lease WHERE run = ANY(%(runs)s) ORDER BY id FOR UPDATE
+SKIP LOCKED -- only lock_leases
 
 -- put_back --
 -- Locked leases are deleted and the gaps between what they have resolved become ready, as the next attempt.
@@ -684,11 +687,12 @@ SELECT id FROM mpifarm.lease WHERE job = %(job)s ORDER BY id FOR UPDATE
 -- lock_named_leases --
 SELECT id FROM mpifarm.lease WHERE id = ANY(%(leases)s) ORDER BY id FOR UPDATE
 
--- retry --
+-- retry, rerun --
 -- Outcomes become attempts of the past and their tasks ready again, some of them at a time, in order.
 WITH chosen AS MATERIALIZED (
     SELECT no FROM mpifarm.outcome
-    WHERE job = %(job)s AND no >= %(lo)s AND no < %(hi)s AND state <> 0
+    WHERE job = %(job)s AND no >= %(lo)s AND no < %(hi)s
+    AND state <> 0 -- only retry
     AND state = ANY(%(states)s) AND failure = ANY(%(failures)s)
     ORDER BY no LIMIT %(retried)s
 ), taken AS (
