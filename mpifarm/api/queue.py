@@ -8,10 +8,7 @@ the first call.
 from __future__ import annotations
 
 import os
-from collections import deque
-from collections.abc import Iterable, Iterator, Mapping, Sequence
-from itertools import groupby
-from operator import itemgetter
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple, TypedDict
 
@@ -151,7 +148,7 @@ def _request(options: Mapping[str, Any]) -> Request:
         parse_retry_on,
         parse_tag,
     )
-    from mpifarm.intake.directives import CPUS_MAX
+    from mpifarm.intake.task_options import CPUS_MAX
 
     limits = {
         "cpus": (1, CPUS_MAX),
@@ -180,25 +177,23 @@ def _request(options: Mapping[str, Any]) -> Request:
 
 def _parts(commands: Iterable[str | bytes | Command], needs: Needs) -> Iterator[Part]:
     """Tasks in parts that need and wait for the same."""
-    from mpifarm.intake.expand import in_parts
-    from mpifarm.intake.records import Naming
+    from mpifarm.intake.expand import settled_parts
+    from mpifarm.intake.records import Naming, Unsettled
+    from mpifarm.intake.shell_lines import ShellLines
     from mpifarm.intake.taskfile import check_command
 
-    needed: deque[Needs] = deque()
-    """Of the tasks that `settle` has taken and not given back yet."""
-
-    def records() -> Iterator[tuple[int, TaskText, dict[str, object]]]:
+    def read() -> Iterator[Unsettled]:
+        shell = ShellLines("commands")
         for number, given in enumerate(commands, 1):
             one = given if isinstance(given, Command) else Command(given)
             text = _bytes(one.command, number)
             check_command(text, "commands", number)
-            needed.append(_needs_of(one, needs, number))
+            shell.look(text, [text], number)
             wanted = {"requires": _listed(one.requires), "requires_any": _listed(one.requires_any)}
-            yield number, TaskText(text), {"name": one.name, **wanted}
+            yield Unsettled(number, TaskText(text), _needs_of(one, needs, number), {"name": one.name, **wanted})
+        shell.check()
 
-    settled = ((needed.popleft(), *found) for found in Naming("commands", "command", keep=True).settle(records()))
-    for (its, parents), group in groupby(settled, itemgetter(0, 2)):
-        yield from in_parts(its, map(itemgetter(1), group), parents)
+    return settled_parts(Naming("commands", "command", keep=True).settle(read()))
 
 
 def _bytes(command: object, number: int) -> bytes:
@@ -214,16 +209,16 @@ def _bytes(command: object, number: int) -> bytes:
 
 
 def _needs_of(command: Command, needs: Needs, number: int) -> Needs:
-    from mpifarm.intake.directives import CPUS_MAX
+    from mpifarm.intake.task_options import OPTIONS
 
-    try:
-        if command.cpus is not None:
-            _check_whole(command.cpus, "cpus", 1, CPUS_MAX)
-            needs = needs._replace(cpus=command.cpus)
-        if command.time_limit is not None:
-            needs = needs._replace(time_limit_s=_seconds(command.time_limit))
-    except UsageError as error:
-        raise UsageError(f"commands:{number}: {error}") from None
+    for option in OPTIONS:
+        value = getattr(command, option.key)
+        if value is not None:
+            plain = _PLAIN.get(option.key)
+            try:
+                needs = needs._replace(**{option.field: plain(value)}) if plain else option.put_value(needs, value)
+            except UsageError as error:
+                raise UsageError(f"commands:{number}: {error}") from None
     return needs
 
 
@@ -242,3 +237,7 @@ def _seconds(limit: str | float) -> float:
     if not 0 <= limit < float("inf"):
         raise UsageError(f"time_limit: {limit!r} is not a number of seconds; 0 is no limit")
     return float(limit)
+
+
+_PLAIN: Mapping[str, Callable[[Any], Any]] = {"time_limit": _seconds}
+"""What numbers of Python mean where a text wants a unit."""

@@ -25,7 +25,7 @@ from mpifarm.cli.looking import report, tasks
 from mpifarm.cli.shared import dsn_option, parsed
 from mpifarm.cli.submitting import submit
 from mpifarm.errors import FarmError, UsageError
-from mpifarm.intake.directives import CPUS_MAX
+from mpifarm.intake.task_options import CPUS_MAX
 from mpifarm.rank.options import RunOptions
 from mpifarm.rank.striping import Stripes, parse_stripe_size
 from mpifarm.runfile.codec import CODECS, require

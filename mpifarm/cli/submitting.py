@@ -11,7 +11,7 @@ from mpifarm.cli.jobs import priority_option, tag_option
 from mpifarm.cli.shared import client_of, dsn_option, json_option, parsed
 from mpifarm.errors import UsageError
 from mpifarm.intake.attempt_options import RETRIES_MAX, parse_capture, parse_crash_limit, parse_keep, parse_retry_on
-from mpifarm.intake.directives import CPUS_MAX
+from mpifarm.intake.task_options import CPUS_MAX
 from mpifarm.units import parse_duration
 
 
@@ -111,7 +111,8 @@ def submit(ctx: click.Context, /, files: tuple[str, ...], **options: Any) -> Non
     \b
     In the file, `[# 1-9 #] merge` waits for tasks 1 to 9 of the file, `[# -1 #] ...` for the one before;
     #MPIFARM BARRIER lets what follows wait for all before, BARRIER CHECK wants success. In --from-json
-    records, "requires": [1, "a name"] and "requires_any" say so. What --after names are its tasks of now.
+    records, "requires": [1, "a name"] and "requires_any" say so, and "cpus": 4, "time_limit": "10m" what
+    one needs. What --after names are its tasks of now.
     """
     from mpifarm.commands import submit as submitting
 

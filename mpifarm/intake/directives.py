@@ -12,18 +12,11 @@ from mpifarm.core.model import Parent
 from mpifarm.core.needs import Needs
 from mpifarm.errors import UsageError
 from mpifarm.intake.parents import Unclear
-from mpifarm.units import parse_count, parse_duration
-
-CPUS_MAX = 65_535
+from mpifarm.intake.task_options import BY_FLAG, PER_JOB, flags
 
 DIRECTIVE = re.compile(rb"[ \t]*#MPIFARM(?=[ \t]|$)")
 
 _WORD = re.compile(rb"[^ \t=]+|=")
-_PER_TASK = ("--cpus", "--time-limit")
-_PER_JOB = (
-    "--name", "--job", "--hold", "--priority", "--tag", "--dedupe", "--once", "--retries", "--retry-on",
-    "--crash-limit", "--max-fails", "--keep", "--capture", "--after", "--afterany",
-)  # fmt: skip
 
 
 class Barrier:
@@ -68,13 +61,13 @@ def parse_options(line: bytes, start: int, needs: Needs) -> Needs:
     """`needs` with the options of the directive replaced: `--option value` or `--option=value`. Raises Unclear."""
     words = list(_WORD.finditer(line, start))
     if not words:
-        raise Unclear(start, "the directive names no option (--cpus or --time-limit) and no BARRIER")
+        raise Unclear(start, f"the directive names no option ({flags()}) and no BARRIER")
     position = 0
     while position < len(words):
         at = words[position].start()
         option = _shown(words[position][0])
         position += 1
-        if option not in _PER_TASK:
+        if option not in BY_FLAG:
             raise Unclear(at, _not_here(option))
         if position < len(words) and words[position][0] == b"=":
             position += 1
@@ -82,10 +75,7 @@ def parse_options(line: bytes, start: int, needs: Needs) -> Needs:
             raise Unclear(at, f"{option} has no value")
         value = _shown(words[position][0])
         try:
-            if option == "--cpus":
-                needs = needs._replace(cpus=parse_count(value, option, highest=CPUS_MAX))
-            else:
-                needs = needs._replace(time_limit_s=parse_duration(value))
+            needs = BY_FLAG[option].put(needs, value)
         except UsageError as error:
             raise Unclear(words[position].start(), str(error)) from None
         position += 1
@@ -93,9 +83,9 @@ def parse_options(line: bytes, start: int, needs: Needs) -> Needs:
 
 
 def _not_here(option: str) -> str:
-    if option in _PER_JOB:
+    if option in PER_JOB:
         return f"{option} is for all tasks of a submit, not for some lines: mpifarm submit {option} ..."
-    there = "there are --cpus and --time-limit"
+    there = f"there are {flags()}"
     return f"unknown option {option!r} ({there}{', and BARRIER [CHECK]' if not option.startswith('--') else ''})"
 
 

@@ -32,7 +32,8 @@ from mpifarm.core.needs import Needs
 from mpifarm.errors import UsageError
 from mpifarm.intake.foreign import foreign_variable
 from mpifarm.intake.parents import TASKS_MAX
-from mpifarm.intake.records import tasks_of
+from mpifarm.intake.record_keys import Keys
+from mpifarm.intake.records import Settled, tasks_of
 from mpifarm.intake.replacement import (
     Record,
     Template,
@@ -40,8 +41,8 @@ from mpifarm.intake.replacement import (
     command_line,
     compile_keys,
     compile_positions,
-    has_keys,
     has_positions,
+    keys_in,
 )
 from mpifarm.intake.shell_lines import ShellLines
 from mpifarm.intake.taskfile import COMMAND_BYTES_MAX, RUN_TASKS_MAX, check_command
@@ -84,7 +85,7 @@ def expand_arguments(asked: Expansion, needs: Needs, stdin: BinaryIO, tell: Tell
     check_words(command, source, tell)
     if len(command) == 1:
         _check_shell_line(command[0], tell)
-    fills = has_keys if source is Source.RECORDS else has_positions
+    fills: Callable[[list[bytes]], object] = keys_in if source is Source.RECORDS else has_positions
     if source is not Source.NONE and not marked and not fills(command):
         tell("the command is the same for all tasks: each finds its value in MPIFARM_ENTRY")
 
@@ -101,7 +102,8 @@ def expand_arguments(asked: Expansion, needs: Needs, stdin: BinaryIO, tell: Tell
         lines = _not_blank(asked.each_line, stdin, tell)
         tasks = _repeated(compile_positions(command, 1), asked.each_line, lines)
     elif asked.from_json is not None:
-        return _from_records(compile_keys(command), asked.from_json, needs, stdin)
+        keys = Keys(keys_in(command), needs, asked.from_json, tell)
+        return _from_records(compile_keys(command), asked.from_json, keys, stdin)
     else:
         line = command_line(command)
         check_command(line, "command", 1)
@@ -154,10 +156,15 @@ def in_parts(needs: Needs, tasks: Iterable[TaskText], parents: tuple[Parent, ...
         yield Part(needs, run, parents)
 
 
-def _from_records(template: Template[Record], path: str, needs: Needs, stdin: BinaryIO) -> Iterator[Part]:
+def settled_parts(tasks: Iterable[Settled]) -> Iterator[Part]:
+    """The tasks in parts that need and wait for the same."""
+    for (needs, parents), group in groupby(tasks, itemgetter(1, 2)):
+        yield from in_parts(needs, map(itemgetter(0), group), parents)
+
+
+def _from_records(template: Template[Record], path: str, keys: Keys, stdin: BinaryIO) -> Iterator[Part]:
     with _open(path, stdin) as stream:
-        for parents, tasks in groupby(tasks_of(template, path, stream), itemgetter(1)):
-            yield from in_parts(needs, map(itemgetter(0), tasks), parents)
+        yield from settled_parts(tasks_of(template, keys, path, stream))
 
 
 # Where values come from.

@@ -1,6 +1,6 @@
-"""Reads the records of `submit --from-json`: an array of objects, or one object on each line. Never opens a file.
+"""Makes tasks of the records of `submit --from-json`, an array of objects or one object on each line. Opens no file.
 
-Everything streams but JSON arrays. What a record waits for:
+Everything streams but JSON arrays. What a task needs: see `mpifarm.intake.record_keys`. What it waits for:
 
 - `"requires": [1, "relax", -1]` or one of these alone: the numbers of tasks in this file (records count from 1; -1 is
   the one before), or the `"name"` of a record. They must have succeeded; those in `"requires_any"` must have ended.
@@ -11,30 +11,45 @@ Everything streams but JSON arrays. What a record waits for:
 from __future__ import annotations
 
 import json
-import re
 from collections import deque
 from collections.abc import Iterable, Iterator
-from typing import BinaryIO, NamedTuple, cast
+from typing import BinaryIO, NamedTuple
 
 from mpifarm.core.model import Parent, TaskText
+from mpifarm.core.needs import Needs
 from mpifarm.errors import UsageError
+from mpifarm.intake.json_values import refused, values
 from mpifarm.intake.parents import TASKS_MAX, Parents, merged
+from mpifarm.intake.record_keys import WAITS, Keys, WrongKey
 from mpifarm.intake.replacement import Record, Template, encode_json
 from mpifarm.intake.taskfile import check_command
 
-_BOM = b"\xef\xbb\xbf"
-_WAYS = (("requires", False), ("requires_any", True))
+_WAYS = tuple(zip(WAITS, (False, True)))
 _PIECE_BYTES = 1 << 20
 
 
-Settled = tuple[TaskText, tuple[Parent, ...]]
-"""A task and what it waits for."""
+class Unsettled(NamedTuple):
+    """A task as it was read: `record` holds its name and what it requires."""
+
+    line: int
+    task: TaskText
+    needs: Needs
+    record: Record
+
+
+class Settled(NamedTuple):
+    """A task, what it needs and what it waits for."""
+
+    task: TaskText
+    needs: Needs
+    parents: tuple[Parent, ...]
 
 
 class _Held(NamedTuple):
     """A task that may wait for records not read yet, and what it waits for."""
 
     task: TaskText
+    needs: Needs
     number: int
     line: int
     parents: list[Parent]
@@ -42,26 +57,31 @@ class _Held(NamedTuple):
     """Of records, with `any`."""
 
 
-def tasks_of(template: Template[Record], path: str, stream: BinaryIO) -> Iterator[Settled]:
-    """A task for each record, and what it waits for."""
+def tasks_of(template: Template[Record], keys: Keys, path: str, stream: BinaryIO) -> Iterator[Settled]:
+    """A task for each record, in order."""
     naming = Naming(path, "record", keep=_may_require(stream))
-    return naming.settle(_filled(template, path, stream))
+    return naming.settle(_filled(template, keys, path, stream))
 
 
-def _filled(template: Template[Record], path: str, stream: BinaryIO) -> Iterator[tuple[int, TaskText, Record]]:
+def _filled(template: Template[Record], keys: Keys, path: str, stream: BinaryIO) -> Iterator[Unsettled]:
     number = 0
-    for number, (line, record) in enumerate(_values(stream, path), 1):
+    for number, where in enumerate(values(stream, path), 1):
+        line, record = where.line, where.value
         if not isinstance(record, dict):
             raise UsageError(f'{path}:{line}: record {number} is not an object such as {{"a": 1}}')
         try:
             entry = encode_json(record)
             task = TaskText(template.fill(record, number), entry)
+            needs = keys.needs_of(record)
+        except WrongKey as wrong:
+            raise refused(path, where, wrong.key, f"record {number}: {wrong}") from None
         except UsageError as error:
             raise UsageError(f"{path}:{line}: record {number} {error}") from None
         check_command(task.body, path, line)
-        yield line, task, record
+        yield Unsettled(line, task, needs, record)
     if number == 0:
         raise UsageError(f"{path}: there is no record in it")
+    keys.end()
 
 
 class Naming:
@@ -77,22 +97,22 @@ class Naming:
         """The second record of that name."""
         self._used: set[str] = set()
 
-    def settle(self, tasks: Iterable[tuple[int, TaskText, Record]]) -> Iterator[Settled]:
-        """Tasks with their lines and records, as tasks with what they wait for; in order."""
+    def settle(self, tasks: Iterable[Unsettled]) -> Iterator[Settled]:
+        """The tasks with what they wait for; in order."""
         held: deque[_Held] = deque()
         number = 0
-        for number, (line, task, record) in enumerate(tasks, 1):
+        for number, (line, task, needs, record) in enumerate(tasks, 1):
             try:
                 parents, names = _required(record, number)
                 self._called(record.get("name"), number)
             except UsageError as error:
                 raise UsageError(f"{self._path}:{line}: {self._noun} {number} {error}") from None
             if held or parents or names:
-                held.append(_Held(task, number, line, parents, names))
+                held.append(_Held(task, needs, number, line, parents, names))
                 while held and self._resolve(held[0]):
                     yield self._settled(held.popleft())
             else:
-                yield task, ()
+                yield Settled(task, needs, ())
         if held:
             raise self._unknown(held[0])
         self._parents.check(number)
@@ -123,14 +143,14 @@ class Naming:
             held.parents.append(Parent(number, number + 1, any_end))
         return True
 
-    def _settled(self, held: _Held) -> tuple[TaskText, tuple[Parent, ...]]:
+    def _settled(self, held: _Held) -> Settled:
         parents = merged(held.parents)
         if parents:
             self._parents.add(held.number, held.number + 1, held.line, parents)
             furthest = max(parent.hi for parent in parents)
             if furthest > held.number:
                 self._parents.looks_forward(held.line, 0, None, furthest)
-        return held.task, parents
+        return Settled(held.task, held.needs, parents)
 
     def _unknown(self, held: _Held) -> UsageError:
         from difflib import get_close_matches
@@ -175,62 +195,3 @@ def _may_require(stream: BinaryIO) -> bool:
         found = b'"requires' in last or b"\\u" in last  # an escape may spell it
     stream.seek(start)
     return found
-
-
-# JSON.
-
-_SEPARATOR = re.compile(r"[ \t\r\n]*([],]?)[ \t\r\n]*")
-
-
-def _refuse_constant(name: str) -> float:
-    raise ValueError(f"{name} is not JSON")
-
-
-_DECODER = json.JSONDecoder(parse_constant=_refuse_constant)
-
-
-def _values(stream: BinaryIO, path: str) -> Iterator[tuple[int, object]]:
-    """The values of the array or of the lines, each with the line it begins on."""
-    seen = False
-    for line, read in enumerate(stream, 1):
-        text = read.removeprefix(_BOM) if line == 1 else read
-        if not text.strip():
-            continue
-        try:
-            if not seen and text.lstrip().startswith(b"["):
-                yield from _array_values(line, (text + stream.read()).decode())
-                return
-            seen = True
-            yield line, _DECODER.decode(text.rstrip().decode())
-        except json.JSONDecodeError as error:
-            where = f"{path}:{line + error.lineno - 1}:{error.colno}"
-            raise UsageError(
-                f"{where}: {error.msg} (an array of objects is needed, or one object on each line)"
-            ) from None
-        except (ValueError, RecursionError) as error:  # not UTF-8, NaN, a number or a nesting without end
-            raise UsageError(f"{path}:{line}: {error}") from None
-
-
-def _array_values(line: int, text: str) -> Iterator[tuple[int, object]]:
-    """The elements one by one, which makes their lines known. `line`: of the start of the text."""
-    counted = 0
-    position = text.index("[") + 1
-    separator = _separator(text, position)
-    if separator[1] == ",":
-        raise json.JSONDecodeError("Expecting value", text, position)
-    position = separator.end()
-    while separator[1] != "]":
-        value, end = _DECODER.raw_decode(text, position)
-        line += text.count("\n", counted, position)
-        counted = position
-        yield line, value
-        separator = _separator(text, end)
-        if not separator[1]:
-            raise json.JSONDecodeError("Expecting ',' or ']'", text, separator.end())
-        position = separator.end()
-    if position != len(text):
-        raise json.JSONDecodeError("Something follows the array", text, position)
-
-
-def _separator(text: str, position: int) -> re.Match[str]:
-    return cast("re.Match[str]", _SEPARATOR.match(text, position))  # it matches the empty string

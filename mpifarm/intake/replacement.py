@@ -208,7 +208,7 @@ def _cut_keys(word: bytes, offset: int) -> Iterator[Piece[Record]]:
         end = match.end()
         key: bytes | None = match[1]
         if key is not None:
-            yield _value_of(key.decode("utf-8", "surrogateescape"))
+            yield _value_of(_key(key))
         elif match[0] in _BRACES:
             yield _BRACES[match[0]]
         else:
@@ -219,8 +219,14 @@ def _cut_keys(word: bytes, offset: int) -> Iterator[Piece[Record]]:
     yield word[end:]
 
 
-def has_keys(words: Iterable[bytes]) -> bool:
-    return any(match[1] is not None for word in words for match in _KEY.finditer(word))
+def keys_in(words: Iterable[bytes]) -> frozenset[str]:
+    """The keys that are filled in."""
+    found = (match[1] for word in words for match in _KEY.finditer(word))
+    return frozenset(_key(key) for key in found if key is not None)
+
+
+def _key(key: bytes) -> str:
+    return key.decode("utf-8", "surrogateescape")
 
 
 def _value_of(key: str) -> Callable[[Record, int], bytes]:

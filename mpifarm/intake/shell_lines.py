@@ -48,7 +48,7 @@ class ShellLines:
             self.look_at(lines[index], first + index)
 
     def look_at(self, line: bytes, number: int) -> None:
-        if line.lstrip(b" \t")[:1] == b"#":
+        if line.lstrip(b" \t")[:1] == b"#" and b"\n" not in line:  # of several lines Python makes one command
             return
         annotated = _ANNOTATED.match(line)
         start = annotated.end() if annotated else 0

@@ -113,8 +113,13 @@ REFUSED: list[tuple[Any, dict[str, Any], str]] = [
     ([Command("a", requires=2)], {}, "there is no task 2 to wait for"),
     ([Command("a", requires="b")], {}, "commands:1: command 1 requires 'b', and no command is called so"),
     ([Command("a", requires=2), Command("b", requires=1)], {}, "wait for each other"),
-    ([Command("a", cpus=0)], {}, "commands:1: cpus: 0 is not a whole number from 1"),
+    ([Command("a", cpus=0)], {}, "commands:1: --cpus: '0' is not a whole number from 1"),
     ([Command("a", time_limit="10")], {}, "commands:1: duration '10' has no unit"),
+    (["a", "cd sub &&"], {}, "commands:2:8: the line is not complete"),
+    (["a", b"cat <<END"], {}, "commands:2:5: a here-document cannot go on"),
+    (["a", Command("./a &")], {}, "commands:2:5: the command ends here and what it left in the background is killed"),
+    (["# first\nwhile read x; do"], {}, "commands:1:"),
+    ([*["(./a 1)"] * 30_000, "(./a"], {}, "commands:30001:1: the line is not complete"),
     (["a"], {"time_limit": -1}, "time_limit: -1"),
     (["a"], {"time_limit": float("nan")}, "time_limit: nan"),
     (["a"], {"priority": 2**40}, "priority: 1099511627776 is not a whole number"),
@@ -136,6 +141,12 @@ def test_what_is_refused_leaves_nothing(world: PostgresWorld) -> None:
             mpifarm.submit(commands, **options)
         assert reason in str(caught.value)
     assert [job.name for job in world.client.jobs()] == ["before"]
+
+
+def test_a_command_of_several_lines(world: PostgresWorld) -> None:
+    texts = ["cat <<END\nx\nEND", "# first\nwhile read x; do\necho $x\ndone < list", "a & b & wait"]
+    done = mpifarm.submit(texts, name="scan")
+    assert world.counts(done.job.id if done.job else 0) == {"pending": 3}
 
 
 def test_an_option_that_is_none() -> None:
