@@ -23,9 +23,9 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from benchmarks.figures import emit, farm, scratch_farm
-from mpifarm.core.model import Limits
+from mpifarm.core.model import JobId, LeaseId, Limits
 from mpifarm.core.protocol.messages import Output
-from mpifarm.core.row import ROW, STDOUT
+from mpifarm.core.row import STDOUT, AttemptRow
 from mpifarm.rank.local import find_mpiexec
 from tests.runfile.packer import ChunkPacker
 
@@ -140,8 +140,12 @@ def messages(attempts: int) -> Iterator[Output]:
             text = (b"energy %d %.9f " % (task, (task * 0.6180339887498949) % 1)).ljust(ATTEMPT_BYTES - 1, b".") + b"\n"
             lo = packer.extent_count
             packer.add((1, task, 1), STDOUT, text)
-            use = (1e9, 1e9 + 2, 0.5, 0.25, 1024, 0, 0)
-            rows.append(ROW.pack(1, 1, task, 1, 0, 0, 0, 0, 0, 3, 1, *use, 100, 0, zlib.crc32(text), 0, lo, lo + 1, 0))
+            row = AttemptRow(
+                lease=LeaseId(1), job=JobId(1), task=task, attempt=1, state=0, failure=0, exit_code=0, signal=0,
+                node=0, slot=3, cpus=1, started=1e9, ended=1e9 + 2, user_s=0.5, system_s=0.25, max_rss_kib=1024,
+                stdout_bytes=len(text), stdout_crc32=zlib.crc32(text), extent_lo=lo, extent_hi=lo + 1,
+            )  # fmt: skip
+            rows.append(row.packed())
         packed = packer.take()
         yield Output(0, b"".join(rows), packed.extents, packed.chunks, {})
 

@@ -17,7 +17,6 @@ from mpifarm.core.chunks import Cells
 from mpifarm.core.dispatcher.dispatcher import Dispatcher
 from mpifarm.core.dispatcher.ending import RunTerms
 from mpifarm.core.job.policy import JobText
-from mpifarm.core.launcher.launching import EndedAttempt
 from mpifarm.core.leader.leader import Leader
 from mpifarm.core.model import Block, JobId, LeaseId, Limits, NodeShape, RunId, TaskText
 from mpifarm.core.needs import Needs
@@ -37,7 +36,7 @@ from mpifarm.core.protocol.messages import (
 from mpifarm.core.protocol.verbs import Grant
 from mpifarm.core.protocol.wire import decode, encode
 from mpifarm.core.recorder.recorder import Recorder
-from mpifarm.core.row import ROW, STDOUT
+from mpifarm.core.row import EXTENT, ROW, STDOUT, AttemptRow
 
 LIMITS = Limits()
 TURN_S = 1e-3
@@ -65,8 +64,8 @@ class Node:
         self.free = slots
         self.queue: deque[tuple[Block, int]] = deque()
         self.cells = Cells(192, LIMITS.chunk_bytes, 32)
-        self.ended: list[tuple[object, ...]] = []
-        self.pieces: list[tuple[tuple[int, int, int], int, int, int, int]] = []
+        self.ended: list[bytes] = []
+        self.pieces: list[bytes] = []
         self.close_at = self.flush_at = float("inf")
         self.silent = self.ticking = False
 
@@ -115,16 +114,16 @@ class Node:
         self.room.held.append((started, now))
         self.free += 1
         self._start()
-        key = (block.lease, task, block.attempt)
         cells.open()
-        self.pieces.append((key, STDOUT, cells.cell, cells.filled, SAYS_BYTES))
+        place = cells.cell * LIMITS.chunk_bytes + cells.filled
+        self.pieces.append(EXTENT.pack(block.lease, task, block.attempt, STDOUT, SAYS_BYTES, place))
         cells.fill(SAYS_BYTES)
         self.ended.append(
-            EndedAttempt(
-                block.lease, block.job, task, block.attempt, 0, 0, 0, 0, slot=0, cpus=1, started=started, ended=now,
-                user_s=0.5, system_s=0.1, max_rss_kib=50_000, read_bytes=0, write_bytes=0, stdout_bytes=SAYS_BYTES,
-                stdout_crc32=task, stderr_bytes=0, stderr_crc32=0, stderr_tail=b"",
-            )
+            AttemptRow(
+                lease=block.lease, job=block.job, task=task, attempt=block.attempt, state=0, failure=0, exit_code=0,
+                signal=0, node=0, slot=0, cpus=1, started=started, ended=now, user_s=0.5, system_s=0.1,
+                max_rss_kib=50_000, stdout_bytes=SAYS_BYTES, stdout_crc32=task,
+            ).packed()
         )  # fmt: skip
         self.close_at = min(self.close_at, now + LIMITS.output_every_s)
         self._flush_by(now + ENDED_WAIT_S)
@@ -139,10 +138,10 @@ class Node:
             return
         self.flush_at = float("inf")
         if self.ended:
-            pieces, ended = tuple(self.pieces), tuple(self.ended)
+            pieces, ended = b"".join(self.pieces), b"".join(self.ended)
             self.pieces, self.ended = [], []
             self.hear(Pieces(pieces))
-            self.hear(Ended(ended))
+            self.hear(Ended(ended, {}))
         if self.room.now >= self.close_at:
             self.close_at = float("inf")
             self.cells.close()

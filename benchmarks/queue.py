@@ -94,8 +94,10 @@ def _last(conninfo: str) -> str:
 def _ended(block: Block, task: int) -> AttemptRow:
     """A row of a task that succeeded at once, with one cpu and no output."""
     now = time.time()
-    who = block.lease, block.job, task, block.attempt
-    return AttemptRow(*who, 0, 0, 0, 0, 0, 0, 1, now, now, 0.0, 0.0, 0, 0, 0, 0, 0, 0, 0, 0, 0)
+    return AttemptRow(
+        lease=block.lease, job=block.job, task=task, attempt=block.attempt, state=0, failure=0, exit_code=0, signal=0,
+        node=0, slot=0, cpus=1, started=now, ended=now,
+    )  # fmt: skip
 
 
 def play(conninfo: str, block: int) -> None:

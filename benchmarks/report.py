@@ -27,7 +27,7 @@ from mpifarm.core.model import JobId, LeaseId, Limits
 from mpifarm.core.needs import Needs
 from mpifarm.core.protocol.messages import Output
 from mpifarm.core.protocol.verbs import Batch, RunInfo
-from mpifarm.core.row import ROW, STDOUT, AttemptRow, unpack_rows
+from mpifarm.core.row import STDOUT, AttemptRow, unpack_rows
 from mpifarm.queue.run_verbs import PostgresQueue
 from mpifarm.runfile.writer import Writer
 from mpifarm.server.dsn import find_dsn
@@ -76,9 +76,11 @@ def fill(path: Path, environ: dict[str, str], tasks: int, size: int) -> None:
 
 
 def _row(lease: LeaseId, job: JobId, task: int, now: float, text: bytes, lo: int, hi: int) -> bytes:
-    row = AttemptRow._make([0] * len(AttemptRow._fields))._replace(lease=lease, job=job, task=task, attempt=1, cpus=1)
-    row = row._replace(started=now, ended=now + TASK_S, stdout_bytes=len(text), stdout_crc32=zlib.crc32(text))
-    return ROW.pack(*row._replace(extent_lo=lo, extent_hi=hi))
+    return AttemptRow(
+        lease=lease, job=job, task=task, attempt=1, state=0, failure=0, exit_code=0, signal=0, node=0, slot=0, cpus=1,
+        started=now, ended=now + TASK_S, stdout_bytes=len(text), stdout_crc32=zlib.crc32(text),
+        extent_lo=lo, extent_hi=hi,
+    ).packed()  # fmt: skip
 
 
 def piped(command: list[str], cwd: Path, environ: dict[str, str]) -> tuple[float, int, resource.struct_rusage]:

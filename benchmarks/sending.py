@@ -28,7 +28,7 @@ from mpifarm.core.protocol import actions as act
 from mpifarm.core.protocol.messages import Deal, Exit, FileClosed, FileOpened, OpenFile, Output, Role, Want
 from mpifarm.core.protocol.verbs import Grant
 from mpifarm.core.recorder.recorder import Recorder
-from mpifarm.core.row import ROW
+from mpifarm.core.row import ROW, AttemptRow
 from mpifarm.rank.comm import World
 from mpifarm.rank.local import find_mpiexec
 
@@ -68,7 +68,21 @@ class Sender:
         if not isinstance(event, Deal):
             return []
         rows = [
-            ROW.pack(b.lease, b.job, task, b.attempt, *[0] * 4, 0, 0, 1, now - 1.0, now, *[0] * 12)
+            AttemptRow(
+                lease=b.lease,
+                job=b.job,
+                task=task,
+                attempt=b.attempt,
+                state=0,
+                failure=0,
+                exit_code=0,
+                signal=0,
+                node=0,
+                slot=0,
+                cpus=1,
+                started=now - 1.0,
+                ended=now,
+            ).packed()
             for b in event.blocks
             for task in range(b.lo, b.hi)
         ]

@@ -78,27 +78,27 @@ class Layout:
         self.cells: list[list[int]] = []
         """Number and bytes filled of each, in order."""
         self._extents: list[list[int]] = []
-        self._latest: tuple[tuple[int, int, int], int] | None = None
+        self._latest: tuple[tuple[int, ...], int] | None = None
 
     @property
     def extent_count(self) -> int:
         """How many extents the next `take` will give: an attempt's `extent_lo` and `extent_hi` in the message."""
         return len(self._extents)
 
-    def add(self, key: tuple[int, int, int], stream: int, cell: int, offset: int, length: int) -> None:
-        """`length` bytes of attempt `key` (lease, task, attempt) on `stream` are at `offset` of `cell`.
+    def add(self, key: tuple[int, ...], stream: int, length: int, position: int) -> None:
+        """`length` bytes of the attempt `key` on `stream` are at `position` of the arena, within one cell.
 
         Pieces must come in the order in which they were filled in.
         """
         cells = self.cells
+        cell, offset = divmod(position, self._cell_bytes)
         if not cells or cells[-1][0] != cell:
             cells.append([cell, 0])
         cells[-1][1] = offset + length
         if self._latest == (key, stream):
             self._extents[-1][4] += length  # cells of a message lie side by side in the file: still one extent
         else:
-            position = (len(cells) - 1) * self._cell_bytes + offset
-            self._extents.append([*key, stream, length, position])
+            self._extents.append([*key, stream, length, (len(cells) - 1) * self._cell_bytes + offset])
             self._latest = key, stream
 
     def take(self) -> tuple[bytes, tuple[tuple[int, int], ...]]:

@@ -49,6 +49,14 @@ class Kind(IntEnum):
     """The body is a line for a shell."""
 
 
+class AttemptKey(NamedTuple):
+    """Names one attempt for ever: a lease is never given twice, an attempt number never repeats within it."""
+
+    lease: LeaseId
+    task: int
+    attempt: int
+
+
 class Parent(NamedTuple):
     """Tasks `[lo, hi)` that others wait for."""
 
@@ -110,14 +118,6 @@ class Block(NamedTuple):
     def tail(self, count: int) -> Block:
         """What `head(count)` leaves."""
         return self.part(count, len(self.tasks))
-
-
-class AttemptKey(NamedTuple):
-    """Names one attempt for ever: a lease is never given twice, an attempt number never repeats within it."""
-
-    lease: LeaseId
-    task: int
-    attempt: int
 
 
 class Span(NamedTuple):

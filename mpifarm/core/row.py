@@ -1,17 +1,19 @@
 """The row of one ended attempt: packed once where the task ran, stored as it is in the run file, read by the queue.
 
 The binary layout (little endian, no padding) is the layout of the run file's `attempts` dataset, so a row crosses
-three processes and reaches the disk without being taken apart. `mpifarm.runfile.format` derives its dtype from FIELDS.
+three processes and reaches the disk without being taken apart: the leader looks at a few of its fields and sets where
+its extents are, in place. `mpifarm.runfile.format` derives its dtype from FIELDS. Likewise an extent is packed where
+the output was read: on its way to the leader its position is in the node's arena, in the file it is in `bytes`.
 """
 
 from __future__ import annotations
 
 import struct
 import zlib
-from collections.abc import Iterable, Iterator
+from collections.abc import Collection, Iterable, Iterator
 from typing import NamedTuple
 
-from mpifarm.core.model import JobId, LeaseId
+from mpifarm.core.model import AttemptKey, JobId, LeaseId
 
 FIELDS: tuple[tuple[str, str], ...] = (
     # name, numpy/struct code; units stand in the name
@@ -30,7 +32,7 @@ FIELDS: tuple[tuple[str, str], ...] = (
     ("ended", "f8"),
     ("user_s", "f4"),
     ("system_s", "f4"),
-    ("max_rss_kib", "u4"),  # 0: less than can be told, see `mpifarm.launch.spawning.peak_kib`
+    ("max_rss_kib", "u4"),  # 0: less than can be told, see `mpifarm.launch.spawning.own_peak_kib`
     ("read_bytes", "u8"),
     ("write_bytes", "u8"),
     ("stdout_bytes", "u8"),
@@ -40,6 +42,7 @@ FIELDS: tuple[tuple[str, str], ...] = (
     ("extent_lo", "i8"),  # all extents of the attempt lie in [extent_lo, extent_hi) of `extents`
     ("extent_hi", "i8"),
     ("flags", "u1"),  # since format 2
+    ("left", "u2"),  # processes it left behind, killed; since format 3
 )
 _CODES = {"u1": "B", "u2": "H", "u4": "I", "u8": "Q", "i2": "h", "i8": "q", "f4": "f", "f8": "d"}
 ROW = struct.Struct("<" + "".join(_CODES[code] for _, code in FIELDS))
@@ -80,21 +83,65 @@ class AttemptRow(NamedTuple):
     cpus: int
     started: float
     ended: float
-    user_s: float
-    system_s: float
-    max_rss_kib: int
-    read_bytes: int
-    write_bytes: int
-    stdout_bytes: int
-    stderr_bytes: int
-    stdout_crc32: int
-    stderr_crc32: int
-    extent_lo: int
-    extent_hi: int
+    user_s: float = 0.0
+    system_s: float = 0.0
+    max_rss_kib: int = 0
+    read_bytes: int = 0
+    write_bytes: int = 0
+    stdout_bytes: int = 0
+    stderr_bytes: int = 0
+    stdout_crc32: int = 0
+    stderr_crc32: int = 0
+    extent_lo: int = 0
+    extent_hi: int = 0
     flags: int = 0
+    left: int = 0
+
+    @property
+    def key(self) -> AttemptKey:
+        return AttemptKey(self.lease, self.task, self.attempt)
+
+    def packed(self) -> bytes:
+        return ROW.pack(*self)
 
 
 assert AttemptRow._fields == tuple(name for name, _ in FIELDS)
+LEFT_MAX = 0xFFFF
+"""More processes than that are not told apart."""
+
+
+class Glance(NamedTuple):
+    """What a leader must know of a row that passes; the fields in the order of FIELDS."""
+
+    lease: LeaseId
+    task: int
+    attempt: int
+    cpus: int
+    started: float
+    ended: float
+
+
+def _seen(names: Collection[str]) -> struct.Struct:
+    """These fields of a row, and nothing of the others."""
+    codes = ((name, _CODES[code]) for name, code in FIELDS)
+    return struct.Struct("<" + "".join(c if name in names else f"{struct.calcsize('<' + c)}x" for name, c in codes))
+
+
+_GLANCE = _seen(Glance._fields)
+_EXTENTS = struct.Struct("<qq")
+_EXTENTS_AT = struct.calcsize(
+    "<" + "".join(_CODES[code] for _, code in FIELDS[: AttemptRow._fields.index("extent_lo")])
+)
+
+
+def glances(rows: bytes) -> Iterator[Glance]:
+    """What a leader must know of packed rows, in order."""
+    return map(Glance._make, _GLANCE.iter_unpack(rows))
+
+
+def set_extents(rows: bytearray, at: int, lo: int, hi: int) -> None:
+    """The row that begins at byte `at` of the packed `rows` has its extents in [lo, hi)."""
+    _EXTENTS.pack_into(rows, at + _EXTENTS_AT, lo, hi)
 
 
 _OUTPUT = struct.Struct("<QQII")

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import os
 from collections import deque
-from collections.abc import Callable, Generator, Iterable
+from collections.abc import Generator, Iterable
 from functools import partial
 from math import inf
 from typing import NamedTuple
@@ -18,22 +18,29 @@ from typing import NamedTuple
 from mpifarm.core.job.capture import CapturePattern
 from mpifarm.core.job.keep import ALL, Keep, parse_keep
 from mpifarm.core.job.policy import JobText
-from mpifarm.core.launcher.launching import Kept, Launching, Running
+from mpifarm.core.launcher.launching import Launching, Running
 from mpifarm.core.launcher.verdict import unlaunched
-from mpifarm.core.model import FailureClass, JobId, State
-from mpifarm.core.row import CAPTURED, CONTENTS, HAS_CONTENTS, NOT_ALL_TAKEN, STDERR, STDOUT
+from mpifarm.core.model import AttemptKey, FailureClass, JobId, State
+from mpifarm.core.row import (
+    CAPTURED,
+    CONTENTS,
+    HAS_CONTENTS,
+    NOT_ALL_TAKEN,
+    STDERR,
+    STDERR_CUT,
+    STDOUT,
+    STDOUT_CUT,
+)
 from mpifarm.launch.captured_files import TICK_MAX_NS, Step, Taking, file_clock_ns
-from mpifarm.launch.judging import EndedProcess, Fields
+from mpifarm.launch.judging import Conclude, Concluded, EndedProcess
 from mpifarm.launch.kept_output import Holding, hold
-from mpifarm.launch.outbox import AttemptId, Outbox
-from mpifarm.launch.seat import Said, Stream, fresh, told
+from mpifarm.launch.outbox import Outbox
+from mpifarm.launch.seat import Said, Stream, fresh
 
 STEPS_AT_ONCE = 64
 BYTES_AT_ONCE = 1 << 20
 READ_BYTES = 64 << 10
 TICK_WAIT_S = 0.001
-
-_STATE, _STDOUT = 4, 17
 
 
 class _Wishes(NamedTuple):
@@ -58,8 +65,7 @@ class _Closed(NamedTuple):
     """An attempt whose files are being taken."""
 
     running: Running
-    fields: Fields
-    kept: Kept
+    concluded: Concluded
     taking: Taking
     steps: Generator[Step, None, None]
 
@@ -67,10 +73,10 @@ class _Closed(NamedTuple):
 class Closing:
     """Stands before the outbox of a launcher."""
 
-    def __init__(self, outbox: Outbox, launching: Launching, conclude: Callable[[EndedProcess], Fields]) -> None:
+    def __init__(self, outbox: Outbox, launching: Launching, conclude: Conclude) -> None:
         self._outbox, self._launching, self._conclude = outbox, launching, conclude
         self._wishes: dict[JobId, _Wishes] = {}
-        self._begun: dict[AttemptId, _Begun] = {}
+        self._begun: dict[AttemptKey, _Begun] = {}
         self._closed: deque[_Closed] = deque()
         self._leaving: deque[tuple[Running, int]] = deque()
         """Attempts that are done, and the time of files when their slots are free."""
@@ -96,18 +102,18 @@ class Closing:
         wishes = self._wishes.get(running.block.job)
         if wishes is not None:
             said = {stream: fresh(stream) for stream in (STDOUT, STDERR)}
-            self._begun[_id(running)] = _Begun(hold(wishes.keep), file_clock_ns(), said)
+            self._begun[running.key] = _Begun(hold(wishes.keep), file_clock_ns(), said)
 
     def forget(self, running: Running) -> None:
         """It was not started."""
-        self._begun.pop(_id(running), None)
+        self._begun.pop(running.key, None)
 
     @property
     def low(self) -> bool:
         """As of the outbox."""
         return self._outbox.low
 
-    def read(self, attempt: AttemptId, stream: Stream, now: float) -> int:
+    def read(self, attempt: AttemptKey, stream: Stream, now: float) -> int:
         """As `Outbox.read`."""
         begun = self._begun.get(attempt)
         if begun is None:
@@ -125,37 +131,43 @@ class Closing:
                 break
         return read
 
-    def _say(self, attempt: AttemptId, begun: _Begun, now: float, stream: int, piece: bytes) -> None:
+    def _say(self, attempt: AttemptKey, begun: _Begun, now: float, stream: int, piece: bytes) -> None:
         """Send on a piece of stdout or stderr."""
         begun.said[stream].add(piece)
         self._outbox.write(attempt, stream, piece, now)
 
     def end(self, process: EndedProcess, now: float) -> bool:
         """Whether its attempt is one of those that end here; if so, its slot is freed here, too."""
-        running = process[0]
-        attempt = _id(running)
+        running = process.running
+        attempt = running.key
         begun = self._begun.pop(attempt, None)
         if begun is None:
             return False
         wishes = self._wishes[running.block.job]
-        fields = self._conclude(process)
-        succeeded = fields[_STATE] == State.SUCCEEDED
+        row = next(iter(self._conclude([process])))[0]
         say = partial(self._say, attempt, begun, now)
-        last, kept = begun.holding.end((b"", b""), succeeded, say)
+        last, cut = begun.holding.end((b"", b""), row.state == State.SUCCEEDED, say)
         for stream, piece in zip((STDOUT, STDERR), last):
             say(stream, piece)
-        failed = fields[_STATE] == State.FAILED
-        fields = (*fields[:_STDOUT], *told(begun.said[STDOUT], begun.said[STDERR], failed=failed))
+        out, err = begun.said[STDOUT], begun.said[STDERR]
+        row = row._replace(
+            stdout_bytes=out.length + cut.stdout,
+            stderr_bytes=err.length + cut.stderr,
+            stdout_crc32=out.crc32,
+            stderr_crc32=err.crc32,
+            flags=(STDOUT_CUT if cut.stdout else 0) | (STDERR_CUT if cut.stderr else 0),
+        )
+        concluded = row, err.tail if row.state == State.FAILED else b""
         if not wishes.patterns or running.killed_for not in (FailureClass.NONE, FailureClass.TIMEOUT):
             self._launching.free(running.slot)
-            self._report(fields, kept, now)
+            self._outbox.add_concluded(concluded, now)
             return True
         entry = running.text.body if running.text.entry is None else running.text.entry
         values: dict[str, int | str] = {"task": running.task, "attempt": running.block.attempt}
         values |= {"job": wishes.job.name, "": os.fsdecode(entry)}
         taking = Taking(wishes.job.cwd, wishes.patterns, values, begun.clock_ns)
         self._launching.outlived(running.slot, now)
-        self._closed.append(_Closed(running, fields, kept, taking, taking.steps()))
+        self._closed.append(_Closed(running, concluded, taking, taking.steps()))
         self.due_at = now
         return True
 
@@ -166,35 +178,28 @@ class Closing:
             if not self._closed or size >= BYTES_AT_ONCE:
                 break
             closed = self._closed[0]
-            cut = closed.fields[_STATE] != State.RETURNED and closed.running.killed_for is FailureClass.WALLTIME
+            cut = closed.concluded[0].state != State.RETURNED and closed.running.killed_for is FailureClass.WALLTIME
             piece = next(closed.steps, b"") if not cut else b""
             if piece == b"":
                 self._closed.popleft()
                 self._take_leave(closed, cut, now)
             elif piece is not None:
                 size += len(piece)
-                self._outbox.write(_id(closed.running), CAPTURED, piece, now)
+                self._outbox.write(closed.running.key, CAPTURED, piece, now)
         clock_ns = file_clock_ns() if self._leaving else 0
         while self._leaving and not clock_ns <= self._leaving[0][1] < clock_ns + TICK_MAX_NS:
             self._launching.free(self._leaving.popleft()[0].slot)
         self.due_at = now if self._closed else now + TICK_WAIT_S if self._leaving else inf
 
     def _take_leave(self, closed: _Closed, cut: bool, now: float) -> None:
-        fields, flags, taking = closed.fields, closed.kept.flags, closed.taking
+        (row, tail), taking = closed.concluded, closed.taking
         if cut:
             closed.steps.close()
-            given_back = unlaunched(FailureClass.WALLTIME)
-            fields = (*fields[:_STATE], *given_back, *fields[_STATE + len(given_back) :])
+            state, failure, exit_code, signal = unlaunched(FailureClass.WALLTIME)
+            row = row._replace(state=state, failure=failure, exit_code=exit_code, signal=signal)
             taking.listing.note("the run ended while the files were taken")
         if taking.listing:
-            self._outbox.write(_id(closed.running), CONTENTS, taking.listing.text(), now)
-            flags |= HAS_CONTENTS | (NOT_ALL_TAKEN if taking.missed or cut else 0)
-        self._report(fields, closed.kept._replace(flags=flags), now)
+            self._outbox.write(closed.running.key, CONTENTS, taking.listing.text(), now)
+            row = row._replace(flags=row.flags | HAS_CONTENTS | (NOT_ALL_TAKEN if taking.missed or cut else 0))
+        self._outbox.add_concluded((row, tail), now)
         self._leaving.append((closed.running, taking.youngest_ns))
-
-    def _report(self, fields: Fields, kept: Kept, now: float) -> None:
-        self._outbox.add_concluded((*fields, tuple(kept) if any(kept) else None), now)
-
-
-def _id(running: Running) -> AttemptId:
-    return running.block.lease, running.task, running.block.attempt

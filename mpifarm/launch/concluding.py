@@ -1,17 +1,18 @@
-"""What is told of an attempt that has ended: the fields of an EndedAttempt. Imports nothing heavy."""
+"""The row of an attempt that has ended, and what of its stderr is told. Imports nothing heavy."""
 
 from __future__ import annotations
 
 import time
+from collections.abc import Iterator, Sequence
 from zlib import crc32
 
 from mpifarm.core.launcher.launching import Running
 from mpifarm.core.launcher.verdict import may_be_memory, unlaunched, verdict
 from mpifarm.core.model import FailureClass, Limits, State
-from mpifarm.launch.judging import EndedProcess, Fields
+from mpifarm.core.row import LEFT_MAX, AttemptRow
+from mpifarm.launch.judging import Concluded, EndedProcess
 from mpifarm.launch.memory_killer import MemoryKiller
-from mpifarm.launch.seat import told
-from mpifarm.launch.spawning import peak_kib
+from mpifarm.launch.spawning import own_peak_kib
 
 BLOCK_BYTES = 512
 """ru_inblock and ru_oublock count these."""
@@ -20,30 +21,44 @@ BLOCK_BYTES = 512
 class Concluding:
     """Concludes the attempts of one node, whose memory killer it asks."""
 
-    def __init__(self) -> None:
+    def __init__(self, node: int) -> None:
+        """`node`: its number."""
+        self._node = node
         self._memory_killer = MemoryKiller()
 
-    def process(self, process: EndedProcess) -> Fields:
-        """The fields of an attempt whose process has ended."""
-        running, started, ended, status, usage, out, err = process
+    def processes(self, ended: Sequence[EndedProcess]) -> Iterator[Concluded]:
+        """Of attempts whose processes have ended."""
+        if ended:
+            ours_kib = own_peak_kib()
+            for process in ended:
+                yield self._process(process, ours_kib)
+
+    def _process(self, process: EndedProcess, ours_kib: int) -> Concluded:
+        running, started, ended, status, usage, out, err, left = process
         block = running.block
-        result = verdict(status, running.killed_for)
-        if result[1] and may_be_memory(result) and self._memory_killer.has_killed(ended):
-            result = result[0], int(FailureClass.OOM), result[2], result[3]
-        return (
-            block.lease, block.job, running.task, block.attempt, *result, running.slot, block.needs.cpus,
-            started, ended, usage.ru_utime, usage.ru_stime, peak_kib(usage),
-            usage.ru_inblock * BLOCK_BYTES, usage.ru_oublock * BLOCK_BYTES,
-            *told(out, err, failed=result[0] == State.FAILED), None,
+        state, failure, exit_code, signal = result = verdict(status, running.killed_for)
+        if failure and may_be_memory(result) and self._memory_killer.has_killed(ended):
+            failure = int(FailureClass.OOM)
+        peak_kib = usage.ru_maxrss if usage.ru_maxrss > ours_kib else 0
+        row = AttemptRow(
+            lease=block.lease, job=block.job, task=running.task, attempt=block.attempt,
+            state=state, failure=failure, exit_code=exit_code, signal=signal,
+            node=self._node, slot=running.slot, cpus=block.needs.cpus, started=started, ended=ended,
+            user_s=usage.ru_utime, system_s=usage.ru_stime, max_rss_kib=peak_kib,
+            read_bytes=usage.ru_inblock * BLOCK_BYTES, write_bytes=usage.ru_oublock * BLOCK_BYTES,
+            stdout_bytes=out.length, stderr_bytes=err.length, stdout_crc32=out.crc32, stderr_crc32=err.crc32,
+            left=min(left, LEFT_MAX),
         )  # fmt: skip
+        return row, err.tail if state == State.FAILED else b""
 
-
-def never_begun(running: Running, stderr: bytes) -> Fields:
-    """The fields of an attempt that never became a process; `stderr` says why."""
-    block, at = running.block, time.time()
-    result = unlaunched(running.killed_for)
-    tail = stderr[-Limits().stderr_tail_bytes :] if result[0] == State.FAILED else b""
-    return (
-        block.lease, block.job, running.task, block.attempt, *result, running.slot, block.needs.cpus,
-        at, at, 0.0, 0.0, 0, 0, 0, 0, 0, len(stderr), crc32(stderr), tail, None,
-    )  # fmt: skip
+    def never_begun(self, running: Running, stderr: bytes) -> Concluded:
+        """Of an attempt that never became a process; `stderr` says why."""
+        block, at = running.block, time.time()
+        state, failure, exit_code, signal = unlaunched(running.killed_for)
+        row = AttemptRow(
+            lease=block.lease, job=block.job, task=running.task, attempt=block.attempt,
+            state=state, failure=failure, exit_code=exit_code, signal=signal,
+            node=self._node, slot=running.slot, cpus=block.needs.cpus, started=at, ended=at,
+            stderr_bytes=len(stderr), stderr_crc32=crc32(stderr),
+        )  # fmt: skip
+        return row, stderr[-Limits().stderr_tail_bytes :] if state == State.FAILED else b""

@@ -10,33 +10,49 @@ from __future__ import annotations
 
 import resource
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Sequence
 from math import inf
+from typing import NamedTuple
 
 from mpifarm.core.launcher.launching import Running
 from mpifarm.core.launcher.verdict import may_be_a_stop, returned
 from mpifarm.core.model import Limits
+from mpifarm.core.row import AttemptRow
 from mpifarm.launch.seat import Said
 
-EndedProcess = tuple[Running, float, float, int, resource.struct_rusage, Said, Said]
-"""Attempt, start, end, wait status, usage, what it said on stdout and on stderr."""
-Fields = tuple[object, ...]
-"""Of an EndedAttempt."""
+
+class EndedProcess(NamedTuple):
+    """What is known of the process of an attempt when it has ended and all it wrote was read."""
+
+    running: Running
+    started: float
+    ended: float
+    status: int
+    """As of wait."""
+    usage: resource.struct_rusage
+    out: Said
+    err: Said
+    left: int
+    """Processes it left behind, killed."""
+
+
+Concluded = tuple[AttemptRow, bytes]
+"""How an attempt ended; the last of its stderr when it failed."""
+Conclude = Callable[[Sequence[EndedProcess]], Iterable[Concluded]]
+"""What wait statuses mean. Asked for many at once: one by one costs twice as much."""
 
 SETTLE_S = Limits().settle_s
 STOP_WAIT_S = Limits().stop_wait_s
-_STATE, _FAILURE, _EXIT_CODE, _SIGNAL, _TAIL = 4, 5, 6, 7, 21
 
 
 class Judging:
     """The attempts of a node that have ended, until it is certain how."""
 
-    def __init__(self, conclude: Callable[[EndedProcess], Fields]) -> None:
-        """conclude: what a wait status means. Asked for many at once: in a loop that costs half."""
+    def __init__(self, conclude: Conclude) -> None:
         self._conclude = conclude
         self._ended: deque[tuple[float, EndedProcess]] = deque()
-        self._concluded: deque[tuple[float, Fields]] = deque()
-        self._suspects: deque[tuple[float, Fields]] = deque()
+        self._concluded: deque[tuple[float, Concluded]] = deque()
+        self._suspects: deque[tuple[float, Concluded]] = deque()
         """They may have ended by a stop that we have not heard of."""
         self._stopping = False
 
@@ -49,9 +65,9 @@ class Judging:
     def add(self, process: EndedProcess, now: float) -> None:
         self._ended.append((now, process))
 
-    def add_concluded(self, fields: Fields, now: float) -> None:
+    def add_concluded(self, concluded: Concluded, now: float) -> None:
         """One of which it is known already what its wait status means."""
-        self._concluded.append((now, fields))
+        self._concluded.append((now, concluded))
 
     def drain(self) -> None:
         """The run stops: who ended by a signal that means a stop did not end by himself."""
@@ -61,33 +77,38 @@ class Judging:
         """A stop from outside has reached this node's processes: nobody here has ended by himself."""
         self.drain()
         for _, process in self._ended:
-            process[0].cut_short()
-        self._concluded = deque((at, _returned(fields)) for at, fields in self._concluded)
+            process.running.cut_short()
+        self._concluded = deque((at, _returned(concluded)) for at, concluded in self._concluded)
 
-    def judge(self, now: float) -> list[Fields]:
+    def judge(self, now: float) -> list[Concluded]:
         """The attempts of which it is certain how they ended."""
         settled = now - SETTLE_S
-        certain: list[Fields] = []
+        certain: list[Concluded] = []
+        ended: list[tuple[float, EndedProcess]] = []
         while self._ended and self._ended[0][0] <= settled:
-            at, process = self._ended.popleft()
-            self._weigh(at, self._conclude(process), certain)
+            ended.append(self._ended.popleft())
+        for (at, _), concluded in zip(ended, self._conclude([process for _, process in ended])):
+            self._weigh(at, concluded, certain)
         while self._concluded and self._concluded[0][0] <= settled:
             self._weigh(*self._concluded.popleft(), certain)
         while self._suspects and (self._stopping or self._suspects[0][0] <= now - STOP_WAIT_S):
-            fields = self._suspects.popleft()[1]
-            certain.append(_returned(fields) if self._stopping else fields)
+            concluded = self._suspects.popleft()[1]
+            certain.append(_returned(concluded) if self._stopping else concluded)
         return certain
 
-    def _weigh(self, at: float, fields: Fields, certain: list[Fields]) -> None:
-        if fields[_FAILURE] and may_be_a_stop(*fields[_FAILURE : _SIGNAL + 1]):  # type: ignore[arg-type]
-            self._suspects.append((at, fields))
+    def _weigh(self, at: float, concluded: Concluded, certain: list[Concluded]) -> None:
+        row = concluded[0]
+        if row.failure and may_be_a_stop(row.failure, row.exit_code, row.signal):
+            self._suspects.append((at, concluded))
         else:
-            certain.append(fields)
+            certain.append(concluded)
 
 
-def _returned(fields: Fields) -> Fields:
-    verdict = returned(fields[_STATE : _SIGNAL + 1])  # type: ignore[arg-type]
-    if verdict == fields[_STATE : _SIGNAL + 1]:
-        return fields
+def _returned(concluded: Concluded) -> Concluded:
+    row = concluded[0]
+    told = row.state, row.failure, row.exit_code, row.signal
+    state, failure, exit_code, signal = verdict = returned(told)
+    if verdict == told:
+        return concluded
     # The last of stderr is told of those that failed.
-    return (*fields[:_STATE], *verdict, *fields[_SIGNAL + 1 : _TAIL], b"", *fields[_TAIL + 1 :])
+    return row._replace(state=state, failure=failure, exit_code=exit_code, signal=signal), b""

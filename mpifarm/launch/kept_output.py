@@ -15,11 +15,10 @@ from __future__ import annotations
 import os
 import tempfile
 from collections.abc import Callable, Iterator
-from typing import Protocol
+from typing import NamedTuple, Protocol
 
 from mpifarm.core.job.keep import FAILED, NONE, TAIL, Keep
-from mpifarm.core.launcher.launching import Kept
-from mpifarm.core.row import STDERR, STDERR_CUT, STDOUT, STDOUT_CUT
+from mpifarm.core.row import STDERR, STDOUT
 
 SPOOL_MEMORY_BYTES = 64 << 10
 SPOOL_BYTES_MAX = 4 << 20
@@ -32,14 +31,21 @@ Last = tuple[bytes, bytes]
 """The last of stdout and stderr."""
 
 
+class Cut(NamedTuple):
+    """Bytes that an attempt wrote and its job does not keep."""
+
+    stdout: int = 0
+    stderr: int = 0
+
+
 class Holding(Protocol):
     """Of one attempt."""
 
     def add(self, stream: int, piece: bytes, send: Send) -> None:
         """It has written this and goes on."""
 
-    def end(self, last: Last, succeeded: bool, send: Send) -> tuple[Last, Kept]:
-        """It has ended after writing `last`. Returns what is to be kept of what was not sent."""
+    def end(self, last: Last, succeeded: bool, send: Send) -> tuple[Last, Cut]:
+        """It has ended after writing `last`. Returns what is to be kept of what was not sent, and what is not."""
 
 
 def hold(keep: Keep) -> Holding:
@@ -55,9 +61,9 @@ class _All:
     def add(self, stream: int, piece: bytes, send: Send) -> None:
         send(stream, piece)
 
-    def end(self, last: Last, succeeded: bool, send: Send) -> tuple[Last, Kept]:
+    def end(self, last: Last, succeeded: bool, send: Send) -> tuple[Last, Cut]:
         del succeeded, send
-        return last, Kept(0)
+        return last, Cut()
 
 
 class _Nothing:
@@ -68,9 +74,9 @@ class _Nothing:
         del send
         self._left[stream] += len(piece)
 
-    def end(self, last: Last, succeeded: bool, send: Send) -> tuple[Last, Kept]:
+    def end(self, last: Last, succeeded: bool, send: Send) -> tuple[Last, Cut]:
         del succeeded, send
-        return (b"", b""), _kept(self._left[STDOUT] + len(last[0]), self._left[STDERR] + len(last[1]))
+        return (b"", b""), Cut(self._left[STDOUT] + len(last[0]), self._left[STDERR] + len(last[1]))
 
 
 class _Tails:
@@ -92,12 +98,12 @@ class _Tails:
         del held[:excess]
         return bytes(held)
 
-    def end(self, last: Last, succeeded: bool, send: Send) -> tuple[Last, Kept]:
+    def end(self, last: Last, succeeded: bool, send: Send) -> tuple[Last, Cut]:
         del succeeded, send
         self._held[STDOUT] += last[0]
         self._held[STDERR] += last[1]
         tails = self._cut(STDOUT), self._cut(STDERR)
-        return tails, _kept(self._left[STDOUT], self._left[STDERR])
+        return tails, Cut(self._left[STDOUT], self._left[STDERR])
 
 
 class _UntilFailed:
@@ -119,21 +125,16 @@ class _UntilFailed:
             spool.close()
         self._spools = None
 
-    def end(self, last: Last, succeeded: bool, send: Send) -> tuple[Last, Kept]:
+    def end(self, last: Last, succeeded: bool, send: Send) -> tuple[Last, Cut]:
         if self._spools is None:
-            return last, Kept(0)
+            return last, Cut()
         if not succeeded:
             self._release(self._spools, send)
-            return last, Kept(0)
+            return last, Cut()
         out, err = (spool.size for spool in self._spools.values())
         for spool in self._spools.values():
             spool.close()
-        return (b"", b""), _kept(out + len(last[0]), err + len(last[1]))
-
-
-def _kept(stdout_left: int, stderr_left: int) -> Kept:
-    flags = (STDOUT_CUT if stdout_left else 0) | (STDERR_CUT if stderr_left else 0)
-    return Kept(flags, stdout_left, stderr_left)
+        return (b"", b""), Cut(out + len(last[0]), err + len(last[1]))
 
 
 class Spool:

@@ -8,6 +8,7 @@ anything heavy.
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Collection, Mapping
 from pathlib import Path
 
@@ -35,12 +36,12 @@ class Orphans:
         """Whether the running tasks' main processes are our only children. Cheap: asked after every task."""
         return self._children.count() == len(running)
 
-    def sweep(self, running: Mapping[int, Marks], ended: Mapping[int, Marks]) -> tuple[set[int], list[str]]:
+    def sweep(self, running: Mapping[int, Marks], ended: Mapping[int, Marks]) -> tuple[Mapping[int, int], list[str]]:
         """Kill the orphans of tasks that have ended; `running` and `ended` are marks by pid of the main process.
 
-        Returns the pids in `ended` that (may) have left something behind, and a line about each process killed.
+        Returns how many processes those in `ended` (may) have left behind, by pid, and a line about each one killed.
         """
-        left: set[int] = set()
+        left: Counter[int] = Counter()
         log: list[str] = []
         for pid in self._children.pids():
             if pid in running:
@@ -48,7 +49,7 @@ class Orphans:
             owners = self._owners.get(pid)
             if owners is None:
                 owners = self._owners[pid] = _owners(pid, {**ended, **running})
-            left |= owners & ended.keys()
+            left.update(owners & ended.keys())
             if owners.isdisjoint(running):
                 if pid not in self._killed:
                     self._killed.add(pid)

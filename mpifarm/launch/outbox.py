@@ -8,23 +8,21 @@ time while cells are low, for then the rank is behind anyway, and cells closed h
 from __future__ import annotations
 
 import os
-from collections.abc import Callable
+from collections.abc import Sequence
 from math import inf
 
 from mpifarm.core.chunks import Cells
-from mpifarm.core.model import Limits
+from mpifarm.core.model import AttemptKey, LeaseId, Limits
 from mpifarm.core.protocol.messages import Closed, Ended, LauncherLog, Pieces
+from mpifarm.core.row import EXTENT
 from mpifarm.launch.arena import CELL_BYTES, Arena
-from mpifarm.launch.judging import SETTLE_S, EndedProcess, Fields, Judging
+from mpifarm.launch.judging import SETTLE_S, Conclude, Concluded, EndedProcess, Judging
 from mpifarm.launch.link import Link
 from mpifarm.launch.seat import Stream
 
 FULL_CELLS_MAX = Limits().message_bytes_max // CELL_BYTES
 ENDED_WAIT_S = 0.02
 PIECES_WAIT_S = Limits().output_every_s
-
-AttemptId = tuple[int, int, int]
-"""Lease, task, attempt: as plain numbers, since it crosses the link."""
 
 
 def make_cells() -> Cells:
@@ -37,12 +35,12 @@ def make_cells() -> Cells:
 class Outbox:
     """Gathers output pieces and ended attempts; an attempt's pieces always leave before its end does."""
 
-    def __init__(self, link: Link, arena: Arena, cells: Cells, conclude: Callable[[EndedProcess], Fields]) -> None:
+    def __init__(self, link: Link, arena: Arena, cells: Cells, conclude: Conclude) -> None:
         self._link = link
         self._arena = arena
         self._cells = cells
         self._judging = Judging(conclude)
-        self._pieces: list[tuple[AttemptId, int, int, int, int]] = []
+        self._pieces = bytearray()
         self._log: list[str] = []
         self._close_at = inf
         """When cells used so far are to be closed; inf: none is used."""
@@ -59,9 +57,8 @@ class Outbox:
         if self.due_at > now + SETTLE_S:
             self.due_at = now + SETTLE_S
 
-    def add_concluded(self, attempt: Fields, now: float) -> None:
-        """`attempt`: the fields of an EndedAttempt, known already."""
-        self._judging.add_concluded(attempt, now)
+    def add_concluded(self, concluded: Concluded, now: float) -> None:
+        self._judging.add_concluded(concluded, now)
         if self.due_at > now + SETTLE_S:
             self.due_at = now + SETTLE_S
 
@@ -79,7 +76,7 @@ class Outbox:
         self._log.append(text)
         self.due_at = now
 
-    def read(self, attempt: AttemptId, stream: Stream, now: float) -> int:
+    def read(self, attempt: AttemptKey, stream: Stream, now: float) -> int:
         """Move what is in the pipe now into the arena, at most about one pipe full. Returns the bytes."""
         read, cells, most = 0, self._cells, stream.capacity
         while read < most:
@@ -98,7 +95,7 @@ class Outbox:
                 break
         return read
 
-    def write(self, attempt: AttemptId, stream: int, text: bytes, now: float) -> None:
+    def write(self, attempt: AttemptKey, stream: int, text: bytes, now: float) -> None:
         """Put bytes that came otherwise into an attempt's output."""
         start = 0
         while start < len(text):
@@ -109,9 +106,9 @@ class Outbox:
             self._add_piece(attempt, stream, len(piece), now)
             start += len(piece)
 
-    def _add_piece(self, attempt: AttemptId, stream: int, size: int, now: float) -> None:
+    def _add_piece(self, attempt: AttemptKey, stream: int, size: int, now: float) -> None:
         cells = self._cells
-        self._pieces.append((attempt, stream, cells.cell, cells.filled, size))
+        self._pieces += EXTENT.pack(*attempt, stream, size, cells.cell * CELL_BYTES + cells.filled)
         cells.fill(size)
         if self._close_at == inf:
             self._close_at = now + PIECES_WAIT_S
@@ -123,11 +120,11 @@ class Outbox:
     def flush(self, now: float, *, idle: bool = False) -> None:
         """Send everything gathered. `idle`: the node has nothing more to do."""
         if self._pieces:
-            self._link.send(Pieces(tuple(self._pieces)))
-            self._pieces = []
+            self._link.send(Pieces(bytes(self._pieces)))
+            self._pieces.clear()
         ended = self._judging.judge(now)
         if ended:
-            self._link.send(Ended(tuple(ended)))
+            self._link.send(_told(ended))
         judged_at = self._judging.due_at
         self.due_at = max(judged_at, now + ENDED_WAIT_S)
         if idle and judged_at == inf and self._close_at < inf:
@@ -145,3 +142,9 @@ class Outbox:
         for text in self._log:
             self._link.send(LauncherLog(text))
         self._log.clear()
+
+
+def _told(ended: Sequence[Concluded]) -> Ended:
+    """The message that says so."""
+    tails = {(LeaseId(row.lease), row.task): tail for row, tail in ended if tail}
+    return Ended(b"".join([row.packed() for row, _ in ended]), tails)

@@ -67,11 +67,6 @@ def fresh(stream: int) -> Said:
     return Said(STDERR_TAIL_BYTES if stream == STDERR else 0)
 
 
-def told(out: Said, err: Said, *, failed: bool) -> tuple[int, int, int, int, bytes]:
-    """The fields of an EndedAttempt from `stdout_bytes` to `stderr_tail`."""
-    return out.length, out.crc32, err.length, err.crc32, err.tail if failed else b""
-
-
 class Stream:
     """The pipe of one output stream of a slot, and what the present attempt has said on it."""
 

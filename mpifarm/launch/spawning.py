@@ -43,14 +43,13 @@ class NotLaunchedError(Exception):
     """The attempt can never become a process here; says why."""
 
 
-def peak_kib(usage: resource.struct_rusage) -> int:
-    """The most memory that any process of an ended task had; 0 when it had no more than this process ever had.
+def own_peak_kib() -> int:
+    """The most memory this process ever had. What a task had at most can be told only when it is more.
 
     For the kernel a process begins with the memory of the one that spawned it, for the moment before its exec; so a
     smaller number than our own is never seen, and one that is no larger says nothing about the task.
     """
-    ours: int = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    return usage.ru_maxrss if usage.ru_maxrss > ours else 0
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
 
 
 class Spawner:

@@ -68,8 +68,7 @@ class Reader:
         if self._closing.low:
             self.hold()
             return
-        block = seat.running.block
-        size = self._closing.read((block.lease, seat.running.task, block.attempt), stream, now)
+        size = self._closing.read(seat.running.key, stream, now)
         if size < LITTLE_BYTES:
             self._unwatch(stream)
             self.due_at = min(self.due_at, now + REST_S)

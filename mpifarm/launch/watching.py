@@ -14,6 +14,7 @@ import select
 import signal
 import time
 from collections import deque
+from collections.abc import Mapping
 from math import inf
 
 from mpifarm.core.launcher.launching import Launching, Running, Unbegun
@@ -22,9 +23,9 @@ from mpifarm.core.protocol.messages import Cancel, Drain, Free, LinkMessage, Not
 from mpifarm.core.row import STDERR
 from mpifarm.launch.after_exit import Closing
 from mpifarm.launch.arena import Arena
-from mpifarm.launch.concluding import Concluding, never_begun
+from mpifarm.launch.concluding import Concluding
 from mpifarm.launch.environ import LAUNCHER
-from mpifarm.launch.judging import SETTLE_S
+from mpifarm.launch.judging import SETTLE_S, EndedProcess
 from mpifarm.launch.link import Link
 from mpifarm.launch.open_files import OpenFiles
 from mpifarm.launch.orphans import Marks, Orphans
@@ -64,13 +65,13 @@ class Watch:
         self._epoll = select.epoll()
         self._cells = make_cells()
         self._begun = arena.begun
-        conclude = Concluding().process
-        self._outbox = Outbox(link, arena, self._cells, conclude)
-        self._closing = Closing(self._outbox, self._launching, conclude)
+        self._concluding = Concluding(setup.number)
+        self._outbox = Outbox(link, arena, self._cells, self._concluding.processes)
+        self._closing = Closing(self._outbox, self._launching, self._concluding.processes)
         self._strays = Strays(self._outbox.add_log)
         self._reader = Reader(self._epoll, self._closing)
-        self._ended: deque[tuple[Seat, float, int, resource.struct_rusage, bool]] = deque()
-        """Seat, time of the end, wait status, usage, processes were left: their last output is to be read."""
+        self._ended: deque[tuple[Seat, float, int, resource.struct_rusage, int]] = deque()
+        """Seat, time of the end, wait status, usage, processes left: their last output is to be read."""
         self._refused: deque[Running] = deque()
         """Attempts that can never run here, not told yet."""
         self._stalled: list[tuple[Running, float]] = []
@@ -262,14 +263,14 @@ class Watch:
             else:
                 ended[pid] = seat, status, usage
         alone = self._orphans.none_beside(self._by_pid)
-        left = () if alone else self._sweep({pid: seat for pid, (seat, _, _) in ended.items()}, now)
+        left = {} if alone else self._sweep({pid: seat for pid, (seat, _, _) in ended.items()}, now)
         for pid, (seat, status, usage) in ended.items():
             assert seat.running is not None
             seat.pid = 0
             self._reader.forget(seat)
             self._begun.end(seat.slot)
             self._launching.outlived(seat.running.slot, now)
-            self._ended.append((seat, time.time(), status, usage, pid in left))
+            self._ended.append((seat, time.time(), status, usage, left.get(pid, 0)))
         self._finish(now)
 
     def _finish(self, now: float) -> None:
@@ -278,12 +279,12 @@ class Watch:
             seat, ended_at, status, usage, left = self._ended[0]
             running = seat.running
             assert running is not None
-            said = self._read_all(seat, running, left, ended_at, now)
+            said = self._read_all(seat, running, left > 0, ended_at, now)
             if said is None:
                 continue
             self._ended.popleft()
             seat.running = None
-            process = (running, seat.started, ended_at, status, usage, *said)
+            process = EndedProcess(running, seat.started, ended_at, status, usage, *said, left)
             if not self._closing.end(process, now):
                 self._launching.free(running.slot)
                 self._outbox.add_ended(process, now)
@@ -294,10 +295,9 @@ class Watch:
         """Read the last output of the attempt in `seat`; `left`: it had left processes behind, now dead.
 
         Returns what it said in all on stdout and stderr; None: there is more."""
-        block = running.block
 
         def read(stream: Stream) -> int:
-            return self._closing.read((block.lease, running.task, block.attempt), stream, now)
+            return self._closing.read(running.key, stream, now)
 
         if not seat.read(read):
             return None
@@ -310,8 +310,8 @@ class Watch:
             seat.refresh(ended_at)
         return said
 
-    def _sweep(self, ended: dict[int, Seat], now: float) -> set[int]:
-        """Kill what the ended left behind. Returns the pids of those that left something."""
+    def _sweep(self, ended: dict[int, Seat], now: float) -> Mapping[int, int]:
+        """Kill what the ended left behind. Returns how many processes that were, by pid of those that left some."""
         left, log = self._orphans.sweep(self._marks(self._by_pid), self._marks(ended))
         for line in log[: LOGGED_ORPHANS_MAX - self._orphans_logged]:
             self._outbox.add_log(line, now)
@@ -322,8 +322,7 @@ class Watch:
         return {pid: self._spawner.marks(seat.running) for pid, seat in seats.items() if seat.running}
 
     def _end_unlaunched(self, running: Running, reason: str, now: float) -> None:
-        block = running.block
         stderr = os.fsencode(f"mpifarm: {reason}\n")
-        self._outbox.write((block.lease, running.task, block.attempt), STDERR, stderr, now)
+        self._outbox.write(running.key, STDERR, stderr, now)
         self._closing.forget(running)
-        self._outbox.add_concluded(never_begun(running, stderr), now)
+        self._outbox.add_concluded(self._concluding.never_begun(running, stderr), now)

@@ -13,7 +13,7 @@ from collections.abc import Callable, Iterator, Sequence
 from itertools import count
 from typing import TYPE_CHECKING, BinaryIO
 
-from mpifarm.core.model import Limits
+from mpifarm.core.model import AttemptKey, LeaseId, Limits
 from mpifarm.errors import OutputError, QueueUnreachable
 from mpifarm.outputs.streams_of_tasks import FINAL, Absent, Missing, Outputs, Unanswered, not_kept
 
@@ -33,7 +33,7 @@ LOOKS_PER_RUN = 10
 class Following:
     """One attempt that is being followed: how far it has been read, and what."""
 
-    def __init__(self, run: RunFile, key: tuple[int, int, int], streams: Sequence[int]) -> None:
+    def __init__(self, run: RunFile, key: AttemptKey, streams: Sequence[int]) -> None:
         self.key = key
         self._run = run
         self._extent = 0
@@ -44,7 +44,7 @@ class Following:
         """Give what was written since. Raises OutputError."""
         self._run.refresh()
         for stream, (size, crc32) in self._read.items():
-            for piece in self._run.running_output(*self.key, stream, self._extent):
+            for piece in self._run.running_output(self.key, stream, self._extent):
                 out.write(piece)
                 size, crc32 = size + len(piece), zlib.crc32(piece, crc32)
             self._read[stream] = size, crc32
@@ -138,7 +138,7 @@ class Follower:
         """The attempt under way, which may be another one than before; None while there is none to read."""
         if line.state != "running" or line.lease is None or line.attempt is None:
             return following  # given back: what it wrote last may still come
-        key = line.lease, line.task, line.attempt
+        key = AttemptKey(LeaseId(line.lease), line.task, line.attempt)
         if following is not None and following.key == key:
             return following
         path = next((run.file for run in self._client.runs(self._job.id) if run.id == line.run), None)

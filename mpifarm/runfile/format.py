@@ -32,16 +32,27 @@ from mpifarm.core.row import EXTENT_FIELDS, FIELDS
 from mpifarm.errors import NoRoom, OutputError
 from mpifarm.runfile.codec import LEVEL
 
-FORMAT_VERSION = 2
-"""2 added `flags` to `attempts`, and the streams 3 to 5. Files of format 1 are read as well."""
+FORMAT_VERSION = 3
+"""2 added `flags` to `attempts`, and the streams 3 to 5; 3 added `left`. Files of formats 1 and 2 are read as well."""
 VERSION_ATTRIBUTE = "mpifarm_run_file"
 ENDED_ATTRIBUTE = "ended"
 BYTES, EXTENTS, ATTEMPTS, NODES, EVENTS = "bytes", "extents", "attempts", "nodes", "events"
 
 ROW_TYPE = np.dtype([(name, "<" + code) for name, code in FIELDS])
+ROW_TYPES = [np.dtype([(name, "<" + code) for name, code in FIELDS[:count]]) for count in (len(FIELDS), 25, 24)]
+"""Of this format and of those before it, the newest first."""
 EXTENT_TYPE = np.dtype([(name, "<" + code) for name, code in EXTENT_FIELDS])
 NODE_TYPE = np.dtype([("name", "S64"), ("ranks", "<u4"), ("slots", "<u4")])
 EVENT_TYPE = np.dtype([("time", "<f8"), ("text", "S240")])
+
+
+def widened(rows: np.ndarray[Any, Any]) -> np.ndarray[Any, Any]:
+    """Rows of an older format with the fields that it did not have, which are 0."""
+    wide = np.zeros(len(rows), ROW_TYPE)
+    for name in rows.dtype.names or ():
+        wide[name] = rows[name]
+    return wide
+
 
 CHUNK_BYTES = Limits().chunk_bytes
 ATTEMPTS_CHUNK_ROWS = 512

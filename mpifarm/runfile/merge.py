@@ -26,7 +26,7 @@ from mpifarm.runfile.exported import EXPORT_ATTRIBUTE, EXPORT_VERSION, SHAPE_TYP
 from mpifarm.runfile.format import FAILURES, FORMAT_VERSION, HOW_TO_READ, VERSION_ATTRIBUTE, explain
 from mpifarm.runfile.reader import BLOCK_ROWS, RunFile, open_run
 from mpifarm.runfile.row_numbers import Taken
-from mpifarm.runfile.sweep import Ints, Key, Pass, Rows
+from mpifarm.runfile.sweep import Ints, Pass, Rows
 
 TASKS_AT_ONCE = 4096
 _TEXT_CHUNK = 1 << 16
@@ -258,7 +258,7 @@ class _Copying(Pass):
     def __init__(self, run: RunFile, rows: Taken, pool: _Pool, extents: _Table, *, holes: bool) -> None:
         super().__init__(run)
         self._rows, self._pool, self._out, self._holes = rows, pool, extents, holes
-        self._open: dict[Key, tuple[int, int]] = {}
+        self._open: dict[tuple[int, ...], tuple[int, int]] = {}
         self._places = np.full(run.pool.count, -1, np.int64)
         """By chunk of the run file: its number in the export."""
         self.taken = Taken(run.extents)

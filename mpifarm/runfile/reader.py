@@ -26,7 +26,7 @@ from types import TracebackType
 import h5py
 import numpy as np
 
-from mpifarm.core.model import FailureClass, State
+from mpifarm.core.model import AttemptKey, FailureClass, State
 from mpifarm.core.row import STDERR, STDERR_CUT, STDOUT, STDOUT_CUT, AttemptRow
 from mpifarm.errors import OutputError
 from mpifarm.runfile.format import (
@@ -42,6 +42,7 @@ from mpifarm.runfile.format import (
     VERSION_ATTRIBUTE,
     explain,
     limit_read_attempts,
+    widened,
 )
 from mpifarm.runfile.parts import Counts, before
 from mpifarm.runfile.pool import Pool
@@ -119,14 +120,6 @@ def is_whole(row: AttemptRow, stream: int, size: int, checksum: int) -> bool:
     return checksum == promised[1] and (size == promised[0] or (bool(cut) and size < promised[0]))
 
 
-def _widened(rows: Rows) -> Rows:
-    """Rows of an older format with the fields that it did not have, which are 0."""
-    wide = np.zeros(len(rows), ROW_TYPE)
-    for name in rows.dtype.names or ():
-        wide[name] = rows[name]
-    return wide
-
-
 class RunFile:
     """An open run file. Row numbers are those of `attempts`, as the queue's outcomes name them."""
 
@@ -201,7 +194,7 @@ class RunFile:
     def attempts(self, lo: int, hi: int) -> Rows:
         """Rows [lo, hi) as a structured array (fields of `mpifarm.core.row.FIELDS`); ask for blocks, not for all."""
         rows = self._read(self._attempts, lo, hi, blank=True)
-        return rows if rows.dtype == ROW_TYPE else _widened(rows)
+        return rows if rows.dtype == ROW_TYPE else widened(rows)
 
     def attempt(self, row: int) -> AttemptRow:
         """One row; refreshes once when the file has not that many."""
@@ -224,11 +217,10 @@ class RunFile:
         """What is kept of stdout or stderr of the attempt in `row`, in order. Raises OutputError at the end when it
         differs in length or CRC-32 from what the attempt wrote."""
         attempt = self.attempt(row)
-        key = (attempt.lease, attempt.task, attempt.attempt)
         promised = promised_of(attempt, stream)
         size = checksum = 0
         if promised[0]:
-            for piece in self._pieces(key, stream, attempt.extent_lo, attempt.extent_hi):
+            for piece in self._pieces(attempt.key, stream, attempt.extent_lo, attempt.extent_hi):
                 size += len(piece)
                 checksum = zlib.crc32(piece, checksum)
                 if size > promised[0]:
@@ -243,9 +235,8 @@ class RunFile:
     def part(self, attempt: AttemptRow, stream: int, start: int = 0, length: int | None = None) -> Iterator[bytes]:
         """Bytes [start, start + length) of any stream of an attempt, as far as there are any; None: to its end. The
         checksums of what lies in streams from 3 on are in the attempt's contents."""
-        key = (attempt.lease, attempt.task, attempt.attempt)
         left = length
-        for piece in self._pieces(key, stream, attempt.extent_lo, attempt.extent_hi, start):
+        for piece in self._pieces(attempt.key, stream, attempt.extent_lo, attempt.extent_hi, start):
             if left is not None:
                 piece = piece[:left]
                 left -= len(piece)
@@ -254,12 +245,12 @@ class RunFile:
             if left == 0:
                 return
 
-    def running_output(self, lease: int, task: int, attempt: int, stream: int, start: int = 0) -> Iterator[bytes]:
+    def running_output(self, key: AttemptKey, stream: int, start: int = 0) -> Iterator[bytes]:
         """What an attempt without a row wrote so far, from row `start` of `extents` on.
 
         To follow it: note `extents`, read, `refresh`, and go on with the noted number as `start`.
         """
-        yield from self._pieces((lease, task, attempt), stream, start, self.extents)
+        yield from self._pieces(key, stream, start, self.extents)
 
     def events(self) -> list[tuple[float, str]]:
         """(Unix seconds, text) in the order they were written."""
@@ -294,7 +285,7 @@ class RunFile:
             raise OutputError(f"run file {older.path} is damaged: {self.path} goes on from where it is not")
         return rows
 
-    def _pieces(self, key: tuple[int, int, int], stream: int, lo: int, hi: int, skip: int = 0) -> Iterator[bytes]:
+    def _pieces(self, key: AttemptKey, stream: int, lo: int, hi: int, skip: int = 0) -> Iterator[bytes]:
         lease, task, attempt = key
         hi = min(hi, self.extents)
         for start in range(max(0, lo), hi, BLOCK_ROWS):

@@ -21,7 +21,6 @@ from mpifarm.runfile.reader import BLOCK_ROWS, RunFile
 Bools = np.ndarray[Any, np.dtype[np.bool_]]
 Ints = np.ndarray[tuple[int, ...], np.dtype[np.int64]]
 Rows = np.ndarray[Any, Any]
-Key = tuple[int, int, int]
 
 SPAN = BLOCK_ROWS
 """An attempt whose extents lie further apart wrote over a long time."""
@@ -136,7 +135,7 @@ class Sweep(Pass):
         super().__init__(run)
         self._told = told
         self._sound = np.zeros(run.rows, bool)
-        self._open: dict[Key, _Open] = {}
+        self._open: dict[tuple[int, ...], _Open] = {}
         self._bad_chunks: set[int] = set()
         self.bytes = 0
         """Read so far."""

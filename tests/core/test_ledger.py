@@ -13,7 +13,7 @@ from mpifarm.core.model import Block, FailureClass, JobId, LeaseId, Span, State,
 from mpifarm.core.needs import Needs
 from mpifarm.core.protocol.messages import Durable
 from mpifarm.core.protocol.verbs import Batch, CancelTasks, Return
-from mpifarm.core.row import ROW, AttemptRow
+from tests.rows import a_row
 
 JOB = JobId(1)
 RANK = 4
@@ -36,18 +36,8 @@ def ledger(policy: Policy | None = None, *blocks: Block) -> Ledger:
 
 def row(of: Block, task: int, state: State, failure: FailureClass = FailureClass.NONE, code: int = 0) -> bytes:
     signal, exit_code = (code, 0) if failure is SIGNAL else (0, code)
-    fields = (
-        of.lease,
-        of.job,
-        task,
-        of.attempt,
-        state,
-        failure,
-        exit_code,
-        signal,
-        *[0] * (len(AttemptRow._fields) - 8),
-    )
-    return ROW.pack(*fields)
+    how = {"state": state, "failure": failure, "exit_code": exit_code, "signal": signal, "node": 0, "cpus": 0}
+    return a_row(of.lease, task, of.attempt, job=of.job, **how, started=0.0, ended=0.0).packed()
 
 
 def end(made: Ledger, *rows: bytes) -> None:

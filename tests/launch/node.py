@@ -11,7 +11,6 @@ from pathlib import Path
 from typing import Any
 
 from mpifarm.core.job.policy import JobText, Policy
-from mpifarm.core.launcher.launching import EndedAttempt
 from mpifarm.core.model import Block, JobId, LeaseId, Span, TaskText
 from mpifarm.core.needs import Needs
 from mpifarm.core.protocol.messages import (
@@ -27,7 +26,8 @@ from mpifarm.core.protocol.messages import (
     Start,
     Stopped,
 )
-from mpifarm.core.row import STDOUT
+from mpifarm.core.row import EXTENT, STDERR, STDERR_CUT, STDOUT, STDOUT_CUT, AttemptRow, unpack_rows
+from mpifarm.launch.arena import CELL_BYTES
 from mpifarm.launch.launcher import fork_launcher
 
 DEADLINE_S = 20.0
@@ -69,8 +69,8 @@ def tree(root: int) -> list[int]:
 class Whole:
     """An attempt that has ended, with all it wrote."""
 
-    def __init__(self, attempt: EndedAttempt, stdout: bytes, stderr: bytes) -> None:
-        self._how, self.stdout, self.stderr = attempt, stdout, stderr
+    def __init__(self, attempt: AttemptRow, stdout: bytes, stderr: bytes, stderr_tail: bytes) -> None:
+        self._how, self.stdout, self.stderr, self.stderr_tail = attempt, stdout, stderr, stderr_tail
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self._how, name)
@@ -163,7 +163,8 @@ class OneNode:
     def _take(self, message: LinkMessage) -> None:
         match message:
             case Pieces(pieces):
-                for (lease, task, attempt), stream, cell, offset, length in pieces:
+                for lease, task, attempt, stream, length, position in EXTENT.iter_unpack(pieces):
+                    cell, offset = divmod(position, CELL_BYTES)
                     piece = bytes(self.launcher.arena.cell(cell)[offset : offset + length])
                     assert len(piece) == length > 0
                     self._used[cell] = None
@@ -176,9 +177,9 @@ class OneNode:
                 assert self._used, "nothing to close"
                 self.launcher.send(Free(tuple(self._used)))
                 self._used.clear()
-            case Ended(attempts):
-                for fields in attempts:
-                    self._take_ended(EndedAttempt._make(fields))
+            case Ended(rows, tails):
+                for row in unpack_rows(rows):
+                    self._take_ended(row, tails.get((row.lease, row.task), b""))
             case NotStarted(spans):
                 self.returned.append(spans)
             case Stopped(number):
@@ -188,9 +189,15 @@ class OneNode:
             case _:
                 raise AssertionError(message)
 
-    def _take_ended(self, attempt: EndedAttempt) -> None:
+    def _take_ended(self, attempt: AttemptRow, tail: bytes) -> None:
         assert attempt.task not in self.ended, "a task ended twice"
         self.order.append(attempt.task)
-        assert self._told.get((attempt.task, 1), (0, 0)) == (attempt.stdout_bytes, attempt.stdout_crc32)
-        assert self._told.get((attempt.task, 2), (0, 0)) == (attempt.stderr_bytes, attempt.stderr_crc32)
-        self.ended[attempt.task] = Whole(attempt, self.output(attempt.task), self.output(attempt.task, 2))
+        streams = (
+            (STDOUT, attempt.stdout_bytes, attempt.stdout_crc32),
+            (STDERR, attempt.stderr_bytes, attempt.stderr_crc32),
+        )
+        for stream, size, crc32 in streams:
+            told = self._told.get((attempt.task, stream), (0, 0))
+            cut = attempt.flags & (STDOUT_CUT if stream == STDOUT else STDERR_CUT)
+            assert told[1] == crc32 and (told[0] < size if cut else told[0] == size)
+        self.ended[attempt.task] = Whole(attempt, self.output(attempt.task), self.output(attempt.task, 2), tail)

@@ -10,13 +10,12 @@ from pathlib import Path
 import pytest
 
 from mpifarm.core.job.policy import Policy
-from mpifarm.core.launcher.launching import EndedAttempt
 from mpifarm.core.left_behind import Contents, parse_contents
 from mpifarm.core.model import FailureClass, State, TaskText
 from mpifarm.core.row import CAPTURED, CONTENTS, HAS_CONTENTS, NOT_ALL_TAKEN
 from mpifarm.launch import captured_files
 from tests.fix_farm import wait_for
-from tests.launch.node import OneNode
+from tests.launch.node import OneNode, Whole
 
 pytestmark = pytest.mark.slow
 
@@ -39,9 +38,9 @@ def capture(node: OneNode, command: str | bytes, *patterns: str) -> tuple[dict[s
     return files, contents.notes
 
 
-def check_flags(ended: EndedAttempt, contents: Contents) -> None:
+def check_flags(ended: Whole, contents: Contents) -> None:
     flags = (HAS_CONTENTS if contents != Contents() else 0) | (NOT_ALL_TAKEN if contents.notes else 0)
-    assert (ended.kept or (0,))[0] == flags
+    assert ended.flags == flags
 
 
 def test_files_by_name_and_by_pattern(node: OneNode) -> None:

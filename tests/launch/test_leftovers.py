@@ -49,6 +49,13 @@ def test_background_children_end_with_the_task(node: OneNode, tmp_path: Path) ->
     assert node.log[0].startswith(f"killed process {left} (")
 
 
+def test_how_many_were_left_stands_in_the_row(node: OneNode) -> None:
+    """Whether they stayed with their task's group or left it; and those of one task are not another's."""
+    first = node.start("sleep 1000 & sleep 1000 & setsid sleep 1000 & echo done", "echo clean", "sleep 1000 & exit 3")
+    node.wait(range(first, first + 3))
+    assert [node.ended[first + n].left for n in range(3)] == [3, 0, 1]
+
+
 @pytest.mark.parametrize("clear", [False, True])
 def test_daemons_end_with_the_task(node: OneNode, tmp_path: Path, clear: bool) -> None:
     line, pid = daemon(tmp_path, clear)

@@ -25,7 +25,7 @@ def pair() -> tuple[Link, Link]:
 
 def test_link_carries_whole_messages() -> None:
     near, far = pair()
-    sent: list[LinkMessage] = [Drain(1.0), LauncherLog("x" * 3_000_000), Ended(((1, b"\0\xff"),)), Drain(2.0)]
+    sent: list[LinkMessage] = [Drain(1.0), LauncherLog("x" * 3_000_000), Ended(b"\0\xff", {}), Drain(2.0)]
     for message in sent:
         near.send(message)
     assert near.pending > 2_000_000

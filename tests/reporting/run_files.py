@@ -6,10 +6,11 @@ import zlib
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from mpifarm.core.model import JobId, LeaseId, Limits, State
+from mpifarm.core.model import JobId, LeaseId, Limits
 from mpifarm.core.protocol.messages import Output
-from mpifarm.core.row import ROW, STDERR, STDOUT, AttemptRow, unpack_rows
+from mpifarm.core.row import STDERR, STDOUT, AttemptRow, unpack_rows
 from mpifarm.runfile.writer import Writer
+from tests.rows import a_row
 from tests.runfile.packer import ChunkPacker
 
 
@@ -33,7 +34,7 @@ class Scribe:
                 self._packer.add((self.lease, task, attempt), stream, content)
             row = _row(self.lease, self.job, task, stdout, stderr)
             row = row._replace(attempt=attempt, extent_lo=extent_lo, extent_hi=self._packer.extent_count, **changes)
-            packed_rows += ROW.pack(*row)
+            packed_rows += row.packed()
         return self._append(packed_rows)
 
     def left(self, task: int, parts: Sequence[tuple[int, bytes]], **changes: int) -> tuple[AttemptRow, int]:
@@ -41,7 +42,7 @@ class Scribe:
         for stream, content in parts:
             self._packer.add((self.lease, task, 1), stream, content)
         row = _row(self.lease, self.job, task, b"", b"")._replace(extent_hi=self._packer.extent_count, **changes)
-        return self._append(ROW.pack(*row))[0]
+        return self._append(row.packed())[0]
 
     def piece(self, task: int, stream: int, content: bytes, *, attempt: int = 1) -> None:
         """What a task that goes on has written meanwhile."""
@@ -51,7 +52,7 @@ class Scribe:
     def end(self, task: int, stdout: bytes, stderr: bytes = b"", *, attempt: int = 1) -> tuple[AttemptRow, int]:
         """The row of a task that wrote this in pieces."""
         row = _row(self.lease, self.job, task, stdout, stderr)._replace(attempt=attempt, extent_lo=-1)
-        return self._append(ROW.pack(*row))[0]
+        return self._append(row.packed())[0]
 
     def _append(self, packed_rows: bytes) -> list[tuple[AttemptRow, int]]:
         packed = self._packer.take()
@@ -64,18 +65,7 @@ class Scribe:
 
 
 def _row(lease: LeaseId, job: JobId, task: int, stdout: bytes, stderr: bytes) -> AttemptRow:
-    nothing = AttemptRow._make([0] * len(AttemptRow._fields))
-    return nothing._replace(
-        lease=lease,
-        job=job,
-        task=task,
-        attempt=1,
-        state=State.SUCCEEDED,
-        cpus=1,
-        started=1e9,
-        ended=1e9 + 1.5,
-        stdout_bytes=len(stdout),
-        stderr_bytes=len(stderr),
-        stdout_crc32=zlib.crc32(stdout),
-        stderr_crc32=zlib.crc32(stderr),
-    )
+    said = {"stdout_bytes": len(stdout), "stderr_bytes": len(stderr)}
+    sums = {"stdout_crc32": zlib.crc32(stdout), "stderr_crc32": zlib.crc32(stderr)}
+    nothing = {"node": 0, "slot": 0, "user_s": 0.0, "system_s": 0.0, "max_rss_kib": 0}
+    return a_row(lease, task, job=job, ended=1e9 + 1.5, **nothing, **said, **sums)

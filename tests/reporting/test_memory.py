@@ -10,10 +10,11 @@ from pathlib import Path
 
 import pytest
 
-from mpifarm.core.model import JobId, LeaseId, Limits
+from mpifarm.core.model import Limits
 from mpifarm.core.protocol.messages import Output
-from mpifarm.core.row import ROW, STDOUT, AttemptRow
+from mpifarm.core.row import STDOUT
 from mpifarm.runfile.writer import Writer
+from tests.rows import a_row
 from tests.runfile.packer import ChunkPacker
 
 pytestmark = pytest.mark.slow
@@ -56,13 +57,10 @@ def run_file(tmp_path_factory: pytest.TempPathFactory) -> Path:
     path = tmp_path_factory.mktemp("memory") / "run-1.h5"
     writer = Writer(path, {"run": "1"}, [("node1", 1, 1)])
     packer = ChunkPacker(Limits().chunk_bytes)
-    nothing = AttemptRow._make([0] * len(AttemptRow._fields))
 
     def row(task: int, size: int, crc32: int, lo: int) -> bytes:
-        facts = nothing._replace(lease=LeaseId(5), job=JobId(12), task=task, attempt=1)
-        return ROW.pack(
-            *facts._replace(stdout_bytes=size, stdout_crc32=crc32, extent_lo=lo, extent_hi=packer.extent_count)
-        )
+        said = {"stdout_bytes": size, "stdout_crc32": crc32}
+        return a_row(5, task, job=12, node=0, **said, extent_lo=lo, extent_hi=packer.extent_count).packed()
 
     crc32 = zlib.crc32(TEXT)
     for first in range(1, TASKS + 1, 5000):

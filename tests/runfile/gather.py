@@ -8,10 +8,11 @@ import zlib
 from pathlib import Path
 
 from mpifarm.core.protocol.messages import Output
-from mpifarm.core.row import ROW, STDERR, STDOUT
+from mpifarm.core.row import STDERR, STDOUT, AttemptRow
 from mpifarm.runfile.format import CHUNK_BYTES
 from mpifarm.runfile.reader import RunFile, open_run
 from mpifarm.runfile.writer import Appended, Writer
+from tests.rows import a_row
 from tests.runfile.packer import ChunkPacker
 
 Key = tuple[int, int, int]
@@ -36,7 +37,7 @@ class Gatherer:
         self.rank = rank
         self._packer = ChunkPacker(CHUNK_BYTES, compress)
         self._open: dict[Key, tuple[int, dict[int, bytearray]]] = {}
-        self._rows: list[bytes] = []
+        self._rows: list[AttemptRow] = []
         self._known = 0
 
     def piece(self, key: Key, stream: int, piece: bytes) -> None:
@@ -49,12 +50,9 @@ class Gatherer:
         count = self._packer.extent_count
         lo, streams = self._open.pop(key, (count, {STDOUT: bytearray(), STDERR: bytearray()}))
         out, err = bytes(streams[STDOUT]), bytes(streams[STDERR])
-        lease, task, attempt = key
-        times_and_use = (1e9, 1e9 + 2, 0.5, 0.25, 1024, 0, 0)
-        streams_and_extents = (len(out), len(err), zlib.crc32(out), zlib.crc32(err), lo, count)
-        self._rows.append(
-            ROW.pack(lease, job, task, attempt, 0, 0, 0, 0, 1, 3, 1, *times_and_use, *streams_and_extents, 0)
-        )
+        said = {"stdout_bytes": len(out), "stderr_bytes": len(err)}
+        sums = {"stdout_crc32": zlib.crc32(out), "stderr_crc32": zlib.crc32(err)}
+        self._rows.append(a_row(*key, job=job, **said, **sums, extent_lo=lo, extent_hi=count))
         return {STDOUT: out, STDERR: err}
 
     def whole(self, key: Key, out: bytes, err: bytes = b"") -> None:
@@ -67,7 +65,7 @@ class Gatherer:
         self._open = {
             key: (-(self._known + 1) if lo >= 0 else lo, streams) for key, (lo, streams) in self._open.items()
         }
-        rows, self._rows = b"".join(self._rows), []
+        rows, self._rows = b"".join(row.packed() for row in self._rows), []
         return Output(self.rank, rows, extents, chunks, {})
 
     def written(self, extents: int) -> None:

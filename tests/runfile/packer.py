@@ -6,6 +6,7 @@ from typing import NamedTuple
 
 from mpifarm.core.chunks import Layout, Squeeze
 from mpifarm.runfile.codec import compressor
+from tests.rows import key_of
 
 
 class Packed(NamedTuple):
@@ -35,7 +36,7 @@ class ChunkPacker:
             cell, offset = divmod(len(self._pool), self._chunk_bytes)
             length = min(len(piece) - start, self._chunk_bytes - offset)
             self._pool += piece[start : start + length]
-            self._layout.add(key, stream, cell, offset, length)
+            self._layout.add(key_of(*key), stream, length, cell * self._chunk_bytes + offset)
             start += length
 
     def take(self) -> Packed:

@@ -5,6 +5,7 @@ from hypothesis import strategies as st
 
 from mpifarm.core.chunks import RAW_BEFORE_RETRY, WAITING_MESSAGES_MAX, Cells, Layout, Squeeze
 from mpifarm.core.row import EXTENT, STDERR, STDOUT
+from tests.rows import key_of
 
 CELL = 256
 KEYS = [(1, 7, 1), (1, 8, 1), (2, 7, 2)]
@@ -34,7 +35,7 @@ class Node:
             piece, content = content[: CELL - offset], content[CELL - offset :]
             self.arena[cell][offset : offset + len(piece)] = piece
             self.cells.fill(len(piece))
-            self.layout.add(key, stream, cell, offset, len(piece))
+            self.layout.add(key_of(*key), stream, len(piece), cell * CELL + offset)
 
     def take(self) -> tuple[list[tuple[int, ...]], bytes, int]:
         """Extents, the chunks one after another, and how far they are filled."""

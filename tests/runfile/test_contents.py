@@ -18,7 +18,7 @@ from hypothesis import strategies as st
 from mpifarm.core.job.capture import CapturePattern
 from mpifarm.core.job.keep import parse_keep
 from mpifarm.core.left_behind import Contents, Entry, Listing, parse_contents
-from mpifarm.core.row import CAPTURED, CONTENTS, HAS_CONTENTS, ROW, STDOUT, STDOUT_CUT, VALUES
+from mpifarm.core.row import CAPTURED, CONTENTS, HAS_CONTENTS, STDOUT, STDOUT_CUT, VALUES
 from mpifarm.errors import OutputError
 from mpifarm.runfile import captures, format
 from mpifarm.runfile.reader import open_run
@@ -58,7 +58,7 @@ def write(path: Path, flags: int = HAS_CONTENTS) -> None:
     listing.note("no file x")
     gatherer.piece(key, CONTENTS, listing.text())
     gatherer.end(key)
-    gatherer._rows[-1] = gatherer._rows[-1][:-1] + bytes([flags])
+    gatherer._rows[-1] = gatherer._rows[-1]._replace(flags=flags)
     writer.append(gatherer.message())
     writer.close()
 
@@ -151,9 +151,10 @@ def test_contents_are_read_as_written(given_entries: list[Entry], notes: list[st
             parse_contents(spoilt)
 
 
-def test_files_of_format_1_are_read(tmp_path: Path) -> None:
-    """As the first version wrote them: without `flags`."""
-    old = np.dtype([(name, format.ROW_TYPE[name]) for name in format.ROW_TYPE.names or () if name != "flags"])
+@pytest.mark.parametrize("version", [1, 2])
+def test_files_of_older_formats_are_read(tmp_path: Path, version: int) -> None:
+    """As they were written then: without the fields that came later, which read 0."""
+    old = format.ROW_TYPES[format.FORMAT_VERSION - version]
     path = tmp_path / "run.h5"
     writer = new_writer(path)
     append_seeded(writer, 3, 20)
@@ -161,12 +162,12 @@ def test_files_of_format_1_are_read(tmp_path: Path) -> None:
     with h5py.File(path, "r+") as file:
         rows = file["attempts"][:]
         del file["attempts"]
-        narrow = np.array([tuple(row)[:-1] for row in rows.tolist()], old)
+        narrow = np.array([tuple(row)[: len(old)] for row in rows.tolist()], old)
         file.create_dataset("attempts", data=narrow, chunks=(512,), maxshape=(None,))
-        file.attrs[format.VERSION_ATTRIBUTE] = 1
+        file.attrs[format.VERSION_ATTRIBUTE] = version
     with open_run(path) as run:
         assert_seeded(run, 3, range(20))
-        assert (run.attempts(0, 20) == rows).all() and run.attempt(3).flags == 0
+        assert (run.attempts(0, 20) == rows).all() and run.attempt(3)[-2:] == (0, 0)
         assert Sweep(run).sound().all()
 
 
@@ -176,9 +177,8 @@ def test_a_cut_stream_is_no_damage_but_damage_of_it_is(tmp_path: Path) -> None:
     gatherer.whole((1, 1, 1), b"the tail")
     gatherer.whole((1, 2, 1), b"")
     for number, written in ((0, 1000), (1, 50)):
-        row = list(ROW.unpack(gatherer._rows[number]))
-        row[-1], row[17] = STDOUT_CUT, written
-        gatherer._rows[number] = ROW.pack(*row)
+        row = gatherer._rows[number]
+        gatherer._rows[number] = row._replace(flags=STDOUT_CUT, stdout_bytes=written)
     writer.append(gatherer.message())
     writer.close()
     with open_run(path) as run:

@@ -111,7 +111,7 @@ def test_reading_while_another_process_writes(writer: EndlessWriter, tmp_path: P
             assert_seeded(run, seed, range(seen, run.rows))
             if run.rows:
                 last = run.attempt(run.rows - 1)
-                streamed = run.running_output(last.lease, last.task, last.attempt, STDOUT)
+                streamed = run.running_output(last.key, STDOUT)
                 assert sum(map(len, streamed)) == last.stdout_bytes
             seen, looks = run.rows, looks + 1
             writer.listen(0.01)

@@ -8,18 +8,22 @@ from collections.abc import Callable
 from pathlib import Path
 
 import h5py
+import numpy as np
 import pytest
 
 from mpifarm.cli import main
 from mpifarm.core.protocol.messages import Output
 from mpifarm.core.row import EXTENT, ROW, STDOUT
 from mpifarm.errors import OutputError
+from mpifarm.runfile import format
+from mpifarm.runfile import writer as writer_module
 from mpifarm.runfile.format import CHUNK_BYTES
 from mpifarm.runfile.reader import open_run
 from mpifarm.runfile.repairing.rebuild import repair
 from mpifarm.runfile.repairing.salvage import Arrays
 from mpifarm.runfile.repairing.superblock import lookup3
 from mpifarm.runfile.writer import Writer
+from tests.rows import a_row
 from tests.runfile.damage import SEED, TASKS, make
 from tests.runfile.gather import NODES, assert_seeded
 from tests.runfile.packer import ChunkPacker
@@ -107,6 +111,23 @@ def test_what_is_lost_is_told_by_task(tmp_path: Path, whole: bytes, capsys: pyte
     assert main.main(["repair", str(path), "-o", str(path), "--force"]) == 2
 
 
+@pytest.mark.parametrize("version", [1, 2])
+def test_a_file_of_an_older_format(tmp_path: Path, version: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its rows are narrower: they are told apart by what they hold, and come out as rows of today."""
+    old = format.ROW_TYPES[format.FORMAT_VERSION - version]
+    narrow = np.array([a_row(task=task)[: len(old)] for task in range(1, 40)], old)
+    with monkeypatch.context() as then:
+        then.setattr(format, "ROW_TYPE", old)
+        then.setattr(writer_module, "ROW_TYPE", old)
+        writer = Writer(tmp_path / "run.h5", {}, NODES)
+        writer.append(Output(1, narrow.tobytes(), b"", (), {}))
+        writer.close()
+    damaged(tmp_path / "run.h5", (tmp_path / "run.h5").read_bytes(), (0, 48))
+    assert repair(tmp_path / "run.h5", tmp_path / "out.h5").attempts == 39
+    with open_run(tmp_path / "out.h5") as run:
+        assert [run.attempt(number) for number in range(39)] == [a_row(task=task) for task in range(1, 40)]
+
+
 def test_noise_where_a_table_has_not_got_to(tmp_path: Path, whole: bytes) -> None:
     """Extents among which some make no sense are not taken for events, whose time would be their lease."""
     path = damaged(tmp_path / "run.h5", whole)
@@ -156,10 +177,9 @@ def test_a_file_compressed_with_zstd(tmp_path: Path) -> None:
     packer = ChunkPacker(CHUNK_BYTES, "zstd")
     text = b"a line of output\n" * 20_000
     packer.add((1, 1, 1), STDOUT, text)
-    times_and_use, checks = (1e9, 1e9 + 2, 0.5, 0.25, 1024, 0, 0), (len(text), 0, zlib.crc32(text), 0)
-    row = ROW.pack(1, 1, 1, 1, 0, 0, 0, 0, 1, 3, 1, *times_and_use, *checks, 0, packer.extent_count, 0)
+    row = a_row(stdout_bytes=len(text), stdout_crc32=zlib.crc32(text), extent_hi=packer.extent_count)
     packed = packer.take()
-    writer.append(Output(1, row, packed.extents, packed.chunks, {}))
+    writer.append(Output(1, row.packed(), packed.extents, packed.chunks, {}))
     writer.close()
     damaged(path, path.read_bytes(), (0, 48))
     assert repair(path, tmp_path / "out.h5").whole

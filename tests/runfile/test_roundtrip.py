@@ -24,6 +24,7 @@ from mpifarm.runfile.format import BYTES, CHUNK_BYTES, EXTENT_TYPE, EXTENTS, ROW
 from mpifarm.runfile.reader import open_run
 from mpifarm.runfile.repairing.rebuild import repair
 from mpifarm.runfile.writer import Writer
+from tests.rows import key_of
 from tests.runfile.gather import NODES, Gatherer, append_seeded, assert_seeded, new_writer, open_as_killed
 
 SIZES = (0, 1, CHUNK_BYTES - 1, CHUNK_BYTES, CHUNK_BYTES + 1, (1 << 20) + 1)
@@ -73,7 +74,7 @@ def test_whatever_two_leaders_send_reads_back(story: list[tuple[object, ...]]) -
                 assert (attempt.lease, attempt.task, attempt.attempt) == key
                 for stream in (STDOUT, STDERR):
                     assert b"".join(run.output(row, stream)) == streams[stream]
-                    assert b"".join(run.running_output(*key, stream)) == streams[stream]
+                    assert b"".join(run.running_output(key_of(*key), stream)) == streams[stream]
         writer.close()
 
 
@@ -141,7 +142,7 @@ def test_following_an_attempt_that_runs(tmp_path: Path) -> None:
         writer.append(gatherer.message())
         writer.sync()
         with open_as_killed(writer, tmp_path / "copy.h5") as run:
-            seen += list(run.running_output(1, 9, 1, STDOUT, start))
+            seen += list(run.running_output(key_of(1, 9, 1), STDOUT, start))
             start = run.extents
     writer.close()
     assert seen == [b"one ", b"two ", b"three"]

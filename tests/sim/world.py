@@ -23,7 +23,7 @@ from mpifarm.core.chunks import Cells
 from mpifarm.core.dispatcher.dispatcher import Dispatcher
 from mpifarm.core.dispatcher.ending import RunTerms
 from mpifarm.core.job.policy import Policy, RetryRule
-from mpifarm.core.launcher.launching import EndedAttempt, Launching, Running, Unbegun
+from mpifarm.core.launcher.launching import Launching, Running, Unbegun
 from mpifarm.core.launcher.verdict import verdict
 from mpifarm.core.leader.leader import Leader
 from mpifarm.core.model import FailureClass, JobId, Limits, NodeShape, Parent, Part, RunId, State, TaskText
@@ -49,7 +49,7 @@ from mpifarm.core.protocol.verbs import RunInfo
 from mpifarm.core.protocol.wire import decode, encode
 from mpifarm.core.recorder.recorder import Recorder
 from mpifarm.core.roles import assign
-from mpifarm.core.row import STDOUT, unpack_rows
+from mpifarm.core.row import EXTENT, STDOUT, AttemptRow, unpack_rows
 from mpifarm.queue.memory import MemoryQueue
 
 LIMITS = Limits()
@@ -140,8 +140,8 @@ class Launcher:
             return
         self.said[attempt] = self.said.get(attempt, 0) + size
         self.cells.open()
-        key = (attempt.block.lease, attempt.task, attempt.block.attempt)
-        self._say(Pieces(((key, STDOUT, self.cells.cell, self.cells.filled, size),)))
+        place = self.cells.cell * LIMITS.chunk_bytes + self.cells.filled
+        self._say(Pieces(EXTENT.pack(*attempt.key, STDOUT, size, place)))
         self.cells.fill(size)
         if not self.closing:
             self.closing = True
@@ -156,12 +156,13 @@ class Launcher:
         now = self.run.world.now
         state, failure, code, signal = verdict(status, attempt.killed_for)
         block = attempt.block
-        ended = EndedAttempt(
-            block.lease, block.job, attempt.task, block.attempt, state, failure, code, signal, attempt.slot,
-            block.needs.cpus, self.started.pop(attempt, now), now, 0.0, 0.0, 0, 0, 0,
-            self.said.pop(attempt, 0), 0, 0, 0, b"",
+        row = AttemptRow(
+            lease=block.lease, job=block.job, task=attempt.task, attempt=block.attempt,
+            state=state, failure=failure, exit_code=code, signal=signal,
+            node=0, slot=attempt.slot, cpus=block.needs.cpus, started=self.started.pop(attempt, now), ended=now,
+            stdout_bytes=self.said.pop(attempt, 0),
         )  # fmt: skip
-        self._say(Ended((tuple(ended),)))
+        self._say(Ended(row.packed(), {}))
 
     def _say(self, message: Any) -> None:
         self.run.arrive(self.rank, self.rank, Role.LEADER, decode(encode(message)))

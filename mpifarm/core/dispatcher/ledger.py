@@ -298,8 +298,7 @@ def _cancelled(outcome: Outcome) -> Outcome:
 def _lost_row(block: Block, task: int, node: int, now: float) -> AttemptRow:
     """Of an attempt that left none: lost with its node for the last time it may be."""
     return AttemptRow(
-        block.lease, block.job, task, block.attempt, int(State.FAILED), int(FailureClass.LOST), exit_code=-1, signal=0,
-        node=node, slot=0, cpus=block.needs.cpus, started=now, ended=now, user_s=0.0, system_s=0.0, max_rss_kib=0,
-        read_bytes=0, write_bytes=0, stdout_bytes=0, stderr_bytes=0, stdout_crc32=0, stderr_crc32=0, extent_lo=0,
-        extent_hi=0,
+        lease=block.lease, job=block.job, task=task, attempt=block.attempt, state=int(State.FAILED),
+        failure=int(FailureClass.LOST), exit_code=-1, signal=0, node=node, slot=0, cpus=block.needs.cpus,
+        started=now, ended=now,
     )  # fmt: skip

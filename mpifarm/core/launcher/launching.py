@@ -20,56 +20,13 @@ from math import inf
 from typing import NamedTuple
 
 from mpifarm.core.launcher.packing import Node
-from mpifarm.core.model import Block, FailureClass, JobId, LeaseId, Span, TaskText
+from mpifarm.core.model import AttemptKey, Block, FailureClass, LeaseId, Span, TaskText
 from mpifarm.core.needs import Needs
 
 LOOK_AHEAD = 64
 PASSES_PER_SLOT = 2
 SUSPECT_CRASHES = 2
 """A task lost with so many nodes runs with nothing beside it: if it is what takes them down, only it is lost."""
-
-
-class Kept(NamedTuple):
-    """What is not as usual with the output of an attempt. `flags`: as in its row; `*_left`: bytes that it wrote and the
-    job does not keep."""
-
-    flags: int
-    stdout_left: int = 0
-    stderr_left: int = 0
-
-
-class EndedAttempt(NamedTuple):
-    """How an attempt ended. Crosses the link as a plain tuple of these fields: six times cheaper to pickle.
-
-    exit_code and signal are what the process left, 0 where it left none: after a signal exit_code is 0, and both are 0
-    for an attempt that never became a process (LAUNCH). All its output was told before, as Pieces.
-    """
-
-    lease: LeaseId
-    job: JobId
-    task: int
-    attempt: int
-    state: int
-    failure: int
-    exit_code: int
-    signal: int
-    slot: int
-    cpus: int
-    started: float
-    ended: float
-    user_s: float
-    system_s: float
-    max_rss_kib: int
-    read_bytes: int
-    write_bytes: int
-    stdout_bytes: int
-    stdout_crc32: int
-    stderr_bytes: int
-    stderr_crc32: int
-    stderr_tail: bytes
-    """Its last bytes, when the attempt failed."""
-    kept: tuple[int, int, int] | None = None
-    """The fields of a Kept; None: all was kept, and nothing else was taken."""
 
 
 class Running:
@@ -91,6 +48,10 @@ class Running:
         self.terminated = False
         """SIGTERM is due or sent."""
         self.refusal = refusal
+
+    @property
+    def key(self) -> AttemptKey:
+        return AttemptKey(self.block.lease, self.task, self.block.attempt)
 
     def cut_short(self) -> None:
         """Whatever its process says, it was ended from outside."""

@@ -9,31 +9,28 @@ the file. Rows have no cells: for them the leader stops listening to its launche
 from __future__ import annotations
 
 from collections import deque
+from collections.abc import Iterable
 
 from mpifarm.core.chunks import Layout
-from mpifarm.core.launcher.launching import EndedAttempt
 from mpifarm.core.model import LeaseId, Limits
 from mpifarm.core.protocol.actions import Action, HoldLauncher, Pack, ToLauncher
-from mpifarm.core.protocol.messages import Free, Output, Written
-from mpifarm.core.row import ROW
-
-Key = tuple[int, int, int]
-"""Lease, task, attempt."""
+from mpifarm.core.protocol.messages import Ended, Free, Output, Written
+from mpifarm.core.row import EXTENT, ROW, Glance, set_extents
 
 
 class Gathering:
-    """Pure: what the leader of node `number` on `rank` has gathered and not sent, and what is not in the file yet."""
+    """Pure: what the leader on `rank` has gathered and not sent, and what is not in the file yet."""
 
-    def __init__(self, rank: int, number: int, limits: Limits) -> None:
+    def __init__(self, rank: int, limits: Limits) -> None:
         self._rank = rank
-        self._number = number
         self._limits = limits
         self._layout = Layout(limits.chunk_bytes)
         self._closed = False
-        self._rows: list[bytes] = []
+        self._rows = bytearray()
         self._tails: dict[tuple[LeaseId, int], bytes] = {}
-        self._begun: dict[Key, int] = {}
-        """Of attempts with output that have not ended: extent_lo, as in a row."""
+        self._begun: dict[tuple[int, ...], int] = {}
+        """Of attempts with output that have not ended: extent_lo, as in a row. By AttemptKey, or a plain tuple that
+        is equal to it and costs a tenth."""
         self._extents_known = 0  # rows of `extents` in the file at least
         self._on_their_way: deque[tuple[tuple[int, ...], int]] = deque()
         """Of each message sent and not written: its cells, the bytes of its rows."""
@@ -46,28 +43,24 @@ class Gathering:
         """No output and no row waits to be sent."""
         return not (self._rows or self._layout.cells)
 
-    def add_piece(self, key: Key, stream: int, cell: int, offset: int, length: int) -> None:
-        """Where output of an attempt lies."""
-        if key not in self._begun:
-            self._begun[key] = self._layout.extent_count
-        self._layout.add(key, stream, cell, offset, length)
+    def add_pieces(self, extents: bytes) -> None:
+        """Where output of attempts lies, as in Pieces."""
+        begun, layout = self._begun, self._layout
+        for piece in EXTENT.iter_unpack(extents):
+            key, (stream, length, position) = piece[:3], piece[3:]
+            if key not in begun:
+                begun[key] = layout.extent_count
+            layout.add(key, stream, length, position)
 
-    def end(self, a: EndedAttempt) -> None:
-        """An attempt ended, and all its pieces are known."""
-        extents = lo = self._layout.extent_count
-        if self._begun:
-            lo = self._begun.pop((a.lease, a.task, a.attempt), extents)
-        flags, out_left, err_left = a.kept or (0, 0, 0)
-        self._rows.append(
-            ROW.pack(
-                a.lease, a.job, a.task, a.attempt, a.state, a.failure, a.exit_code, a.signal, self._number, a.slot,
-                a.cpus, a.started, a.ended, a.user_s, a.system_s, a.max_rss_kib, a.read_bytes, a.write_bytes,
-                a.stdout_bytes + out_left, a.stderr_bytes + err_left, a.stdout_crc32, a.stderr_crc32,
-                lo, extents, flags,
-            )
-        )  # fmt: skip
-        if a.stderr_tail:
-            self._tails[LeaseId(a.lease), a.task] = a.stderr_tail
+    def end(self, ended: Ended, glances: Iterable[Glance]) -> None:
+        """Attempts ended, and all their pieces are known. `glances`: of their rows."""
+        at, begun, extents = len(self._rows), self._begun, self._layout.extent_count
+        self._rows += ended.rows
+        self._tails |= ended.tails
+        for row in glances:
+            lo = begun.pop((row.lease, row.task, row.attempt), extents) if begun else extents
+            set_extents(self._rows, at, lo, extents)
+            at += ROW.size
 
     def close(self) -> None:
         """Nothing will be added to the cells known so far."""
@@ -97,8 +90,8 @@ class Gathering:
         for key, lo in self._begun.items():
             if lo >= 0:  # its first bytes are in this message: at least this far into the file
                 self._begun[key] = -(self._extents_known + 1)
-        output = Output(self._rank, b"".join(self._rows), extents, (), self._tails)
-        self._rows, self._tails = [], {}
+        output = Output(self._rank, bytes(self._rows), extents, (), self._tails)
+        self._rows, self._tails = bytearray(), {}
         self._sent_at = now
         size = len(output.rows)
         self._unwritten += size

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 from math import inf
 
-from mpifarm.core.launcher.launching import EndedAttempt
 from mpifarm.core.leader.gathering import Gathering
 from mpifarm.core.leader.hand import Hand
 from mpifarm.core.model import Limits, NodeShape
@@ -36,6 +35,7 @@ from mpifarm.core.protocol.messages import (
     Written,
 )
 from mpifarm.core.roles import DISPATCHER
+from mpifarm.core.row import glances
 
 LeaderEvent = (
     Deal | Stop | Cancel | Written | Ended | Pieces | Closed | Packed | NotStarted | Stopped | LauncherLog
@@ -61,7 +61,7 @@ class Leader:
         self._stopping = False
         self._lost = False
         self._recorder = recorder
-        self._gathering = Gathering(rank, number, limits)
+        self._gathering = Gathering(rank, limits)
         self._hand = Hand()
 
     def start(self, now: float, must_end_by: float = inf) -> list[Action]:
@@ -77,12 +77,10 @@ class Leader:
     def handle(self, event: LeaderEvent, now: float) -> list[Action]:
         actions: list[Action] = []
         match event:
-            case Ended(attempts):
-                for attempt in attempts:
-                    self._end(EndedAttempt._make(attempt))
-            case Pieces(pieces):
-                for piece in pieces:
-                    self._gathering.add_piece(*piece)
+            case Ended():
+                self._end(event)
+            case Pieces(extents):
+                self._gathering.add_pieces(extents)
             case Closed():
                 self._gathering.close()
             case Packed(output):
@@ -124,13 +122,15 @@ class Leader:
         self._hand.take(deal.blocks)
         return [ToLauncher(Start(deal.jobs, deal.blocks))]
 
-    def _end(self, attempt: EndedAttempt) -> None:
-        self._busy -= attempt.cpus
-        self._attempts -= 1
-        self._ended += 1
-        self._hand.end(attempt.lease, attempt.task)
-        self._pace.add(attempt.ended - attempt.started)
-        self._gathering.end(attempt)
+    def _end(self, ended: Ended) -> None:
+        rows = list(glances(ended.rows))
+        for row in rows:
+            self._busy -= row.cpus
+            self._hand.end(row.lease, row.task)
+            self._pace.add(row.ended - row.started)
+        self._attempts -= len(rows)
+        self._ended += len(rows)
+        self._gathering.end(ended, rows)
 
     def _ask(self, now: float) -> list[Action]:
         """Ask when half of what should lie ahead of the slots is used up; say "alive" now and then anyway."""

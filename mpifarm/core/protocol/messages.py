@@ -275,10 +275,10 @@ class Drain:
 class Pieces:
     """From the launcher: where output of attempts lies in the arena, in order; before the attempt's end is told.
 
-    ((lease, task, attempt), stream, cell, offset, length)
+    extents: packed EXTENT rows, each within one cell; `position` counts from the start of the arena.
     """
 
-    pieces: tuple[tuple[tuple[int, int, int], int, int, int, int], ...]
+    extents: bytes
 
 
 @dataclass(frozen=True, slots=True)
@@ -295,9 +295,15 @@ class Free:
 
 @dataclass(frozen=True, slots=True)
 class Ended:
-    """From the launcher: attempts that ended, as tuples for speed (`core.launcher.launching.EndedAttempt`)."""
+    """From the launcher: attempts that ended; all their output was told before, as Pieces.
 
-    attempts: tuple[tuple[object, ...], ...]
+    rows: packed ROW rows, without their extents. exit_code and signal are what the process left: after a signal
+    exit_code is 0, and both are 0 for an attempt that never became a process (LAUNCH).
+    """
+
+    rows: bytes
+    tails: dict[tuple[LeaseId, int], bytes]
+    """Last bytes of stderr of failed attempts, by (lease, task)."""
 
 
 @dataclass(frozen=True, slots=True)

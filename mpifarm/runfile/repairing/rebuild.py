@@ -102,6 +102,8 @@ class _Repair:
         self._notes: list[str] = []
         attributes, nodes = self._description()
         arrays = Arrays(content, _SIZE_BYTES)
+        self._row_type = format.ROW_TYPE
+        """That of the format of the file, which may be older."""
         self._pool: Array = arrays.filtered[0] if arrays.filtered else {}
         self._tables = self._told_apart(arrays.plain)
         if not self._pool and ATTEMPTS not in self._tables:
@@ -168,21 +170,34 @@ class _Repair:
             best = max(scores, key=lambda name: scores[name], default=None)
             if best is not None and scores[best] > 0.5:
                 tables[best] = chunks
+                if best == ATTEMPTS:
+                    self._row_type = max(format.ROW_TYPES, key=lambda kind: self._share(chunks, ATTEMPTS, kind))
         return tables
 
     def _likeness(self, chunks: Array, name: str) -> float:
-        """Share of rows that make sense in the first chunks that hold any."""
+        kinds = format.ROW_TYPES if name == ATTEMPTS else [_TABLES[name][0]]
+        return max(self._share(chunks, name, kind) for kind in kinds)
+
+    def _share(self, chunks: Array, name: str, kind: np.dtype[Any]) -> float:
+        """How many of the rows, if they are of this kind, make sense in the first chunks that hold any."""
         shares = []
         for number in sorted(chunks)[:4]:
-            rows = self._rows(chunks[number], name)
+            rows = self._read(chunks[number], kind, _TABLES[name][1])
             written = rows[rows.view(np.uint8).reshape(len(rows), -1).any(axis=1)]
             if len(written):
                 shares.append(float(_TABLES[name][2](written).mean()))
         return sum(shares) / len(shares) if shares else 0.0
 
     def _rows(self, chunk: Chunk, name: str) -> Rows:
-        """Those that the file still holds; a chunk may be cut off."""
         kind, count, _ = _TABLES[name]
+        return (
+            format.widened(self._read(chunk, self._row_type, count))
+            if name == ATTEMPTS
+            else self._read(chunk, kind, count)
+        )
+
+    def _read(self, chunk: Chunk, kind: np.dtype[Any], count: int) -> Rows:
+        """Rows that the file still holds; a chunk may be cut off."""
         piece = self._content[chunk.address : chunk.address + count * kind.itemsize]
         return np.frombuffer(piece[: len(piece) - len(piece) % kind.itemsize], kind)
 
