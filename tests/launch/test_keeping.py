@@ -15,7 +15,7 @@ from mpifarm.core.job.policy import Policy
 from mpifarm.core.row import STDERR_CUT, STDOUT_CUT
 from mpifarm.launch import kept_output
 from mpifarm.launch.kept_output import SPOOL_BYTES_MAX, SPOOL_MEMORY_BYTES, Spool
-from tests.launch.node import OneNode
+from tests.launch.node import OneNode, Whole
 
 pytestmark = pytest.mark.slow
 
@@ -38,17 +38,22 @@ def test_keep(node: OneNode, command: str, end: str) -> None:
     node.wait(tasks.values())
     ended = {keep: node.ended[task] for keep, task in tasks.items()}
     whole = ended["all"]
-    assert len(whole.stdout) in (10, 400_000) and whole.kept is None and whole.exit_code == (3 if end else 0)
+    assert len(whole.stdout) in (10, 400_000) and whole.flags == 0 and whole.exit_code == (3 if end else 0)
     out, err = len(whole.stdout), len(whole.stderr)
     for keep in ("none",) if end else ("none", "failed"):
         assert (ended[keep].stdout, ended[keep].stderr) == (b"", b""), keep
-        assert ended[keep].kept == (STDOUT_CUT | STDERR_CUT, out, err)
+        assert cut(ended[keep]) == (STDOUT_CUT | STDERR_CUT, out, err)
     if end:
         failed = ended["failed"]
-        assert (failed.stdout, failed.stderr, failed.kept) == (whole.stdout, whole.stderr, None)
+        assert (failed.stdout, failed.stderr, failed.flags) == (whole.stdout, whole.stderr, 0)
     tail = ended["tail:64K"]
     assert tail.stdout == whole.stdout[-65536:] and tail.stderr == whole.stderr
-    assert tail.kept == ((STDOUT_CUT, out - 65536, 0) if out > 65536 else None)
+    assert cut(tail) == ((STDOUT_CUT, out - 65536, 0) if out > 65536 else (0, 0, 0))
+
+
+def cut(ended: Whole) -> tuple[int, int, int]:
+    """Its flags, and how much of stdout and stderr it wrote and is not kept."""
+    return ended.flags, ended.stdout_bytes - len(ended.stdout), ended.stderr_bytes - len(ended.stderr)
 
 
 @pytest.mark.parametrize("keep", ["none", "failed", "tail:1M"])
@@ -70,10 +75,10 @@ def test_a_flood_grows_nobody(node: OneNode, keep: str) -> None:
     node.until(over, 60)
     assert peak - before < 64 << 10, "KiB"
     ended = node.ended[task]
-    left = ended.kept[1] if ended.kept else 0
-    assert node_bytes[0] + len(ended.stdout) + left >= 300_000_000
+    assert ended.stdout_bytes == 300_000_000
+    assert keep != "failed" or node_bytes[0] + len(ended.stdout) >= 300_000_000
     if keep == "failed":
-        assert ended.kept is None, "more than is spooled: kept whole, and not said to be cut"
+        assert ended.flags == 0, "more than is spooled: kept whole, and not said to be cut"
 
 
 def test_the_spool_gives_back_what_it_took() -> None:
@@ -98,7 +103,7 @@ def test_without_a_temporary_directory_all_is_sent_on(monkeypatch: pytest.Monkey
 
     for _ in range(3):
         held.add(1, b"x" * 40_000, send)
-    assert held.end((b"last", b""), True, send) == ((b"last", b""), (0, 0, 0))
+    assert held.end((b"last", b""), True, send) == ((b"last", b""), (0, 0))
     assert sent == [b"x" * 120_000]
 
 
