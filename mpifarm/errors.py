@@ -19,6 +19,12 @@ class UsageError(FarmError):
     exit_code = 2
 
 
+class NothingToDo(FarmError):
+    """There is none of what was asked for now, and there may be later."""
+
+    exit_code = 0
+
+
 class SiteError(FarmError):
     """The machine around us does not offer what is needed."""
 

@@ -8,6 +8,7 @@ the first call.
 from __future__ import annotations
 
 import os
+import warnings
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple, TypedDict
@@ -69,7 +70,8 @@ class Options(TypedDict, total=False):
 
 def submit(commands: Iterable[str | bytes | Command], **options: Unpack[Options]) -> Submitted:
     """Queue a job of these commands, all of it or nothing; they start in the directory of now. Returns what was done:
-    `job`, `tasks`, `skipped`. Commands may come from a generator; none is kept. Raises mpifarm.FarmError.
+    `job`, `tasks`, `skipped`, and `cancelled` at once, with a warning, since what they wait for has failed. Commands
+    may come from a generator; none is kept. Raises mpifarm.FarmError.
 
     >>> import mpifarm
     >>> done = mpifarm.submit(
@@ -83,7 +85,7 @@ def submit(commands: Iterable[str | bytes | Command], **options: Unpack[Options]
     >>> done.job.name, done.tasks, done.job.waiting
     ('plots', 3, 2)
     """
-    from mpifarm.commands.submit import check_terms, terms_of
+    from mpifarm.commands.submit import check_terms, in_vain, terms_of
 
     unknown = options.keys() - Options.__annotations__.keys()
     if unknown:
@@ -94,7 +96,11 @@ def submit(commands: Iterable[str | bytes | Command], **options: Unpack[Options]
     check_terms(request)
     with open_queue(options.get("dsn")) as queue:
         cwd = os.fsencode(Path.cwd())
-        return queue.submit_on(terms_of(queue, request), request.name or "python", cwd, _parts(commands, request.needs))
+        parts = _parts(commands, request.needs)
+        done = queue.submit_on(terms_of(queue, request), request.name or "python", cwd, parts)
+    if done.cancelled:
+        warnings.warn(f"{done.cancelled:,} of the tasks {in_vain(done)}", stacklevel=2)
+    return done
 
 
 def wait(job: str, timeout_s: float | None = None, dsn: str | None = None) -> dict[str, int]:

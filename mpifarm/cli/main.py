@@ -164,7 +164,7 @@ def _patience(text: str) -> float:
     metavar="DUR",
     help="Given to running tasks when told to stop (after SIGTERM 20s at most).",
 )
-@click.option("--jobs", callback=_words, metavar="A,B", help="Work on these jobs only.")
+@click.option("--jobs", callback=_words, metavar="A,B", help="Work on these jobs only: names, numbers, last.")
 @click.option(
     "--tags",
     callback=_words,

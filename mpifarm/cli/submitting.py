@@ -95,7 +95,7 @@ class _Submit(click.Command):
 @dsn_option
 @json_option
 @click.pass_context
-def submit(ctx: click.Context, /, files: tuple[str, ...], **options: Any) -> None:
+def submit(ctx: click.Context, /, files: tuple[str, ...], **options: Any) -> int:
     """Put a job in the queue: a file with a command per line, or one command and what to fill in.
 
     \b
@@ -112,11 +112,12 @@ def submit(ctx: click.Context, /, files: tuple[str, ...], **options: Any) -> Non
     In the file, `[# 1-9 #] merge` waits for tasks 1 to 9 of the file, `[# -1 #] ...` for the one before;
     #MPIFARM BARRIER lets what follows wait for all before, BARRIER CHECK wants success. In --from-json
     records, "requires": [1, "a name"] and "requires_any" say so, and "cpus": 4, "time_limit": "10m" what
-    one needs. What --after names are its tasks of now.
+    one needs. What --after names are its tasks of now; exit code 1: some are
+    cancelled already, since those have failed.
     """
     from mpifarm.commands import submit as submitting
 
     request = submitting.Request(files, ctx.obj, **options)
     submitting.check(request)
     with submitting.Interruptible() as until_commit, client_of(request.dsn) as client:
-        submitting.submit(client, request, until_commit)
+        return submitting.submit(client, request, until_commit)

@@ -15,14 +15,30 @@ if TYPE_CHECKING:
 
 
 def find(client: Source, selector: str, ranges: Ranges | None) -> tuple[JobSummary, Ranges | None]:
-    """The job that is meant, and its tasks: those asked for, or those of JOB.17 unless a whole job is called so."""
+    """The job that is meant, and its tasks: those asked for, or those of JOB.17, or of the whole job called so. Raises
+    UsageError when there are both."""
     named = named_tasks(selector)
     if ranges is not None or named is None:
         return client.find(selector), ranges
+    whole, parent = _found(client, selector), _found(client, named[0])
+    if parent is None:
+        return whole or client.find(selector), None
+    its = parse_ranges(named[1])
+    if whole is None:
+        return parent, its
+    if any(lo <= parent.total for lo, _ in its):
+        raise UsageError(
+            f"{selector} is the name of a job and also task {named[1]} of job {parent.name}: say {whole.id} for the job"
+            f" or {parent.id}.{named[1]} for the task"
+        )
+    return whole, None
+
+
+def _found(client: Source, selector: str) -> JobSummary | None:
     try:
-        return client.find(selector), None
+        return client.find(selector)
     except UsageError:
-        return client.find(named[0]), parse_ranges(named[1])
+        return None
 
 
 def check_ranges(job: JobSummary, ranges: Ranges) -> None:

@@ -33,6 +33,9 @@ if TYPE_CHECKING:
 
 Parts = Iterator[Part]
 
+BORN_CANCELLED = 1
+"""What `submit` exits with when tasks are queued that will not run as things are."""
+
 
 @dataclass(frozen=True, slots=True)
 class Request:
@@ -139,8 +142,8 @@ def _named(client: Client, selectors: Sequence[str], any_end: bool) -> Iterator[
             yield from (Parent(lo, hi, any_end, job.id) for lo, hi in ranges or [(1, job.total + 1)])
 
 
-def submit(client: Client, request: Request, until_commit: Interruptible) -> None:
-    """Queue the job, all of it or nothing, and say what was queued."""
+def submit(client: Client, request: Request, until_commit: Interruptible) -> int:
+    """Queue the job, all of it or nothing, and say what was queued. Returns the exit code."""
     started = time.monotonic()
     terms = terms_of(client, request)
     with ExitStack() as stack:
@@ -152,6 +155,7 @@ def submit(client: Client, request: Request, until_commit: Interruptible) -> Non
         terms = replace(terms, path=path, digest=content.digest)
         done = client.submit_on(terms, request.source, cwd, until_commit.all_of(parts), progress.show)
     _say(request, done, time.monotonic() - started)
+    return BORN_CANCELLED if done.cancelled else 0
 
 
 def _say(request: Request, done: Submitted, seconds: float) -> None:
@@ -168,6 +172,7 @@ def _say(request: Request, done: Submitted, seconds: float) -> None:
         facts |= {
             "tasks": done.tasks,
             "waiting": done.job.waiting if done.job else 0,
+            "cancelled": done.cancelled,
             "skipped": done.skipped,
             "queued_before": dict(done.queued),
             "ended_before": dict(done.ended),
@@ -183,7 +188,17 @@ def _say(request: Request, done: Submitted, seconds: float) -> None:
             print(f"{done.job.waiting:,} of them wait for other tasks")
         for skipped in _skipped(done):
             print(skipped)
-        print(f"next: {f'mpifarm set {name} --release' if done.job.held else run}")
+        if done.cancelled:
+            print(f"{done.cancelled:,} of them {in_vain(done)}")
+        left = done.job.waiting + done.job.pending + done.job.running
+        explain = f"mpifarm explain {name}"
+        print(f"next: {f'mpifarm set {name} --release' if done.job.held else run if left else explain}")
+
+
+def in_vain(done: Submitted) -> str:
+    """Why tasks were cancelled as they came, and what revives them."""
+    were = "was" if done.cancelled == 1 else "were"
+    return f"{were} cancelled at once: what they wait for has not succeeded (mpifarm retry of that revives them)"
 
 
 def _skipped(done: Submitted) -> Iterator[str]:

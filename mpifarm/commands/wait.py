@@ -46,9 +46,13 @@ def until_ended(client: Client, chosen: Chosen, timeout_s: float | None, say: Ca
     totals = _totals(client, chosen)
     if not any(run.live for run in client.runs()) and exit_code(totals) == TIMED_OUT:
         say("no run is live now; waiting all the same")
+    held = set[str]()
     while True:
         try:
             totals = _totals(client, chosen)
+            for name in _held(client, chosen) - held:
+                held.add(name)
+                say(f"{name} is held, no more of it begins: mpifarm set {name} --release; waiting all the same")
             heard = time.monotonic()
         except QueueUnreachable:
             if time.monotonic() - heard > Limits().queue_timeout_s:
@@ -61,6 +65,13 @@ def until_ended(client: Client, chosen: Chosen, timeout_s: float | None, say: Ca
             return totals
         time.sleep(min(pause_s, left_s))
         pause_s = min(1.5 * pause_s, POLL_S[1])
+
+
+def _held(client: Client, chosen: Chosen) -> set[str]:
+    """Names of jobs with tasks that nobody may begin."""
+    known = [client.find(str(chosen[0][0].id))] if len(chosen) == 1 else client.jobs()
+    wanted = {job.id for job, _ in chosen}
+    return {job.name for job in known if job.id in wanted and job.held and job.pending + job.waiting}
 
 
 def exit_code(totals: dict[str, int]) -> int:

@@ -6,10 +6,7 @@ Imports psycopg. Memory stays flat whatever the number of tasks, in both directi
 
 from __future__ import annotations
 
-import difflib
-import re
 from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
-from pathlib import PurePath
 from typing import TYPE_CHECKING, Any
 
 from psycopg import Rollback
@@ -26,6 +23,7 @@ from mpifarm.queue.caps import cap
 from mpifarm.queue.connection import Connection, Database
 from mpifarm.queue.dependants import judge, settle
 from mpifarm.queue.load import Loading, Place
+from mpifarm.queue.naming import called, check_name, free_names, taken
 from mpifarm.queue.people_verbs import Changes
 from mpifarm.queue.screening import Screening
 from mpifarm.queue.statements import queries
@@ -42,9 +40,6 @@ SQL = queries()
 _FAILURES = {failure.value: failure.name.lower() for failure in FailureClass}
 _BAD = frozenset(("failed", "cancelled"))
 _STATES = ("waiting", "pending", "running", "succeeded", "failed", "cancelled")
-_NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.+-]{0,99}")
-_TAKEN_WORDS = ("last", "all")
-"""They choose jobs."""
 
 
 class Client(Changes):
@@ -91,11 +86,11 @@ class Client(Changes):
         all. `progress` is told how many tasks were sent so far. Raises UsageError for a taken name, another directory
         than that of the job, a bad command, or no tasks."""
         if terms.name is not None:
-            _check_name(terms.name)
+            check_name(terms.name)
         with self._database.using() as connection:
             if terms.name is not None and connection.execute(SQL["job_named"], {"name": terms.name}).fetchone():
-                raise _taken(terms.name)
-            earlier: tuple[str, ...] = ()
+                raise taken(terms.name)
+            earlier, cancelled = tuple[str, ...](), 0
             with connection.transaction():
                 job, before = terms.job, 0
                 if job is None:
@@ -114,11 +109,11 @@ class Client(Changes):
                     _put_job(connection, terms, source, cwd, job, loading)
                     loading.make_ready()
                     if terms.after or terms.dedupe or terms.once:  # else whatever waits, waits for tasks beside it
-                        _look_at_parents(connection, job, before, terms.after, loading.parents)
+                        cancelled = _look_at_parents(connection, job, before, terms.after, loading.parents)
                     earlier = _note_file(connection, terms, job, before, loading.tasks)
             summary = self._summaries(connection, job)[0] if loading.tasks or before else None
             left_out = tuple(loading.queued.items()), tuple(loading.ended.items())
-            return Submitted(summary, loading.tasks, loading.skipped, earlier, *left_out)
+            return Submitted(summary, loading.tasks, loading.skipped, earlier, *left_out, cancelled)
 
     # --- looking ---------------------------------------------------------------------------------------------
 
@@ -130,17 +125,7 @@ class Client(Changes):
     def find(self, selector: str) -> JobSummary:
         """The job with this name or number, or the youngest for `last`. Raises UsageError with near names."""
         with self._database.using() as connection:
-            jobs = connection.execute(SQL["job_names"]).fetchall()
-            if not jobs:
-                raise UsageError(f"no job is called {selector[:100]!r}: there are no jobs yet")
-            names = {name: number for number, name in jobs}
-            numbers = {str(number): number for number in names.values()}
-            numbers["last"] = jobs[-1][0]
-            found = names.get(selector, numbers.get(selector))
-            if found is None:
-                near = difflib.get_close_matches(selector, names, n=3, cutoff=0.5) or [name for _, name in jobs[-3:]]
-                raise UsageError(f"no job is called {selector[:100]!r}; there is {', '.join(near)}")
-            return self._summaries(connection, found)[0]
+            return self._summaries(connection, called(connection, selector)[0])[0]
 
     def tasks(
         self, job: JobId, *, ranges: Sequence[tuple[int, int]] | None = None, states: Collection[str] | None = None
@@ -292,22 +277,24 @@ def _put_job(connection: Connection, terms: Terms, source: str, cwd: bytes, job:
         "policy": Jsonb(terms.policy.to_json()),
         "max_fails": terms.max_fails,
     }
-    for candidate in [terms.name] if terms.name is not None else _names(source):
+    for candidate in [terms.name] if terms.name is not None else free_names(source):
         if connection.execute(SQL["add_job"], {**row, "name": candidate}).rowcount:
             return
-    raise _taken(terms.name or source)
+    raise taken(terms.name or source)
 
 
 def _look_at_parents(
     connection: Connection, job: JobId, before: int, after: Sequence[Parent], others: set[JobId]
-) -> None:
-    """Begin at once what has nothing to wait for any more. `others`: jobs with parents, beside those of `after`."""
+) -> int:
+    """Begin at once what has nothing to wait for any more, and cancel what waits in vain. Returns how many tasks that
+    is. `others`: jobs with parents, beside those of `after`."""
     parents = dict.fromkeys(others, 2) | {parent.job: parent.hi for parent in after if parent.job is not None}
     totals: dict[int, int] = dict(connection.execute(SQL["lock_parents"], {"jobs": Int4s(sorted(parents))}).fetchall())
     if any(hi > totals.get(parent, 0) + 1 for parent, hi in parents.items()):
         raise UsageError("a job that these tasks should wait for is gone; nothing was submitted")
     gates = [gate for (gate,) in connection.execute(SQL["gates_of_others"], {"job": job, "lo": before + 1})]
-    settle(connection, judge(connection, gates))
+    doomed = judge(connection, gates)
+    return sum(hi - lo for _, lo, hi in doomed) + settle(connection, doomed)
 
 
 def _note_file(connection: Connection, terms: Terms, job: JobId, before: int, tasks: int) -> tuple[str, ...]:
@@ -319,28 +306,6 @@ def _note_file(connection: Connection, terms: Terms, job: JobId, before: int, ta
     place = {"job": job, "lo": before + 1, "hi": before + tasks + 1}
     connection.execute(SQL["note_submission"], file | place)
     return tuple(jobs)
-
-
-def _names(source: str) -> Iterator[str]:
-    """Names made from where the tasks came from: tasks.txt is tasks, then tasks-2, tasks-3 ..."""
-    stem = re.sub(r"[^A-Za-z0-9_.+-]+", "-", PurePath(source).stem).strip("-.+")[:80]
-    if not stem or stem.isdigit() or stem in _TAKEN_WORDS:
-        stem = f"job-{stem}" if stem else "job"
-    yield stem
-    for number in range(2, 1_000_000):
-        yield f"{stem}-{number}"
-
-
-def _check_name(name: str) -> None:
-    if name.isdigit() or name in _TAKEN_WORDS or not _NAME.fullmatch(name):
-        raise UsageError(
-            f"{name[:100]!r} cannot be the name of a job: 100 letters, digits and _ . + - at most make one;"
-            " digits alone, `last` and `all` do not"
-        )
-
-
-def _taken(name: str) -> UsageError:
-    return UsageError(f"there is a job called {name!r} already; nothing was submitted")
 
 
 def _one(connection: Connection, name: str, values: dict[str, Any]) -> int:

@@ -5,7 +5,7 @@ The statements stand in sql/queries.sql. Imports psycopg: only rank 0 may load t
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from typing import Any
 
@@ -32,6 +32,7 @@ from mpifarm.queue.dependants import (
     stop_where_too_many_failed,
 )
 from mpifarm.queue.lease_limits import SILENT_S, check_batch, merged
+from mpifarm.queue.naming import called
 from mpifarm.queue.statements import queries
 from mpifarm.server.dsn import Dsn
 from mpifarm.server.liveness import process_started
@@ -77,6 +78,19 @@ class PostgresQueue:
         self._database.close()
 
     # --- the run ---------------------------------------------------------------------------------------------
+
+    def names_of(self, selectors: Sequence[str]) -> tuple[str, ...]:
+        """The jobs that are meant by names, numbers and `last`; with `all` none, which is no choice. Raises
+        UsageError."""
+        if "all" in selectors:
+            return ()
+        with self._database.using() as connection:
+            return tuple(dict.fromkeys(called(connection, selector)[1] for selector in selectors))
+
+    def unmatched(self, tags: Sequence[str]) -> list[str]:
+        """Those of these words of `RunInfo.tags` that fit no job now."""
+        with self._database.using() as connection:
+            return [word for (word,) in connection.execute(SQL["unmatched"], {"tags": list(tags)})]
 
     def open_run(self, run: RunInfo) -> RunId:
         values = {

@@ -31,7 +31,7 @@ from mpifarm.core.protocol.messages import VERSION, Exit, OpenFile, Role
 from mpifarm.core.protocol.verbs import RunInfo
 from mpifarm.core.recorder.recorder import Recorder
 from mpifarm.core.roles import Roles, assign
-from mpifarm.errors import FarmError, SiteError
+from mpifarm.errors import FarmError, NothingToDo, SiteError
 from mpifarm.launch import arena
 from mpifarm.launch.launcher import Launcher, fork_launcher
 from mpifarm.rank.allocation import Allocation, find_allocation
@@ -45,9 +45,11 @@ from mpifarm.runfile.parts import unused
 from mpifarm.startup.handed_down import withhold
 from mpifarm.startup.launched import by_hydra, has_parent, promised
 from mpifarm.startup.own_process import INTERRUPTED, Interrupts, interruptible, live_with
+from mpifarm.units import listed
 
 if TYPE_CHECKING:
     from mpifarm.queue import Queue
+    from mpifarm.queue.run_verbs import PostgresQueue
     from mpifarm.rank.comm import World
     from mpifarm.rank.options import CommandLine
     from mpifarm.show.progress import Progress
@@ -231,13 +233,27 @@ class Session:
 
     def _open_queue(self) -> tuple[Queue, RunId]:
         from mpifarm.queue.run_verbs import PostgresQueue
-        from mpifarm.rank.description import command_line
         from mpifarm.server.dsn import find_dsn
-        from mpifarm.server.liveness import boot_id
 
         dsn = find_dsn(self.options.dsn, os.environ, Path.cwd())
         self._queue_name = str(dsn)
         queue = PostgresQueue.connect(dsn)
+        try:
+            return queue, self._begin(queue)
+        except BaseException:
+            queue.close()
+            raise
+
+    def _begin(self, queue: PostgresQueue) -> RunId:
+        """The run's row, once it is plain that what was asked for means something."""
+        from mpifarm.rank.description import command_line
+        from mpifarm.server.liveness import boot_id
+
+        jobs, tags = queue.names_of(self.options.jobs), self.options.tags
+        if unmatched := queue.unmatched(tags) if tags else []:
+            self.say(f"no job has a tag like {listed(unmatched)} now (mpifarm report shows them)")
+            if len(unmatched) == len(tags) and not self.options.terms(inf).first_idle_s:
+                raise NothingToDo("nothing to do (--wait-for-work stays until there is)")
         info = RunInfo(
             host=socket.gethostname(),
             pid=os.getpid(),
@@ -249,11 +265,11 @@ class Session:
             ranks=self._ranks,
             slots=self.slots,
             node_names=tuple(node.name for node in self.nodes),
-            jobs=self.options.jobs,
-            tags=self.options.tags,
+            jobs=jobs,
+            tags=tags,
             seconds_left=None if self.must_end_by == inf else max(0.0, self.must_end_by - time.time()),
         )
-        return queue, queue.open_run(info)
+        return queue.open_run(info)
 
     def file(self, roles: Roles, library: str, launcher: Launcher) -> OpenFile:
         """The order for the run file, named after the run. `library`: of MPI."""

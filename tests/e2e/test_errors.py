@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import shlex
 import subprocess
 from pathlib import Path
@@ -142,3 +143,30 @@ def test_interrupted_submit_leaves_nothing(farm: Farm) -> None:
     _, said = farm.finish(process, code=130)
     assert "nothing" in said
     assert farm.run("report", "--json")[0].strip() == b"[]"
+
+
+@pytest.mark.parametrize("words", [("--jobs", "typo"), ("--jobs", "8"), ("--jobs", "job,typo"), ("--jobs", "job.1")])
+def test_a_run_for_a_job_that_is_none_does_not_begin(farm: Farm, words: tuple[str, ...]) -> None:
+    farm.submit(["echo a"])
+    _, said = farm.run("run", *words, ranks=2, code=2)
+    assert "no job is called" in said and "there is job" in said
+    assert json.loads(farm.run("runs", "--json")[0]) == [] and not list(farm.cwd.glob("*.h5"))
+
+
+def test_a_run_for_a_tag_that_no_job_has_says_so(farm: Farm) -> None:
+    """A tag may come later, so that is no error, but no file is made for it; with work to wait for the run waits."""
+    farm.submit(["echo a"])
+    _, said = farm.run("run", "--tags", "nosuch", ranks=1)
+    assert "no job has a tag like nosuch now" in said and "nothing to do" in said
+    assert json.loads(farm.run("runs", "--json")[0]) == [] and not list(farm.cwd.glob("*.h5"))
+    out, said = farm.run("run", "--tags", "nosuch,*", ranks=1)
+    assert "no job has a tag like nosuch now" in said and b"1 succeeded" in out
+
+
+def test_a_run_for_the_last_job(farm: Farm) -> None:
+    farm.submit(["echo a"])
+    farm.submit(["echo b", "echo c"], "more")
+    out, _ = farm.run("run", "--jobs", "last", ranks=1)
+    assert b"2 succeeded" in out
+    out, _ = farm.run("run", "--jobs", "1", ranks=1)
+    assert b"1 succeeded" in out

@@ -52,6 +52,8 @@ class Submitted(NamedTuple):
     """How many of the skipped are queued in which job; the others have succeeded,"""
     ended: tuple[tuple[str, int], ...] = ()
     """or ended badly."""
+    cancelled: int = 0
+    """Tasks that will not run, since what they wait for has not succeeded."""
 
 
 class PastAttempt(NamedTuple):

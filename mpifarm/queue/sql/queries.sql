@@ -1023,6 +1023,15 @@ ORDER BY job.id
 -- job_names --
 SELECT id, name FROM mpifarm.job ORDER BY id
 
+-- unmatched --
+-- Words of --tags that no job there is has; `*` takes whatever there is.
+SELECT word FROM unnest(%(tags)s::text[]) WITH ORDINALITY AS t (word, nth)
+WHERE word <> '*' AND NOT EXISTS (
+    SELECT FROM mpifarm.job WHERE job.tags ? word
+    OR job.tags ->> split_part(word, '=', 1) = substr(word, nullif(strpos(word, '='), 0) + 1)
+)
+ORDER BY nth
+
 -- tasks --
 SELECT no, state, failure, exit_code, signal, seconds, started, node, attempts, command, entry, run, file, file_row,
     lease, attempt, tail, checksum,
