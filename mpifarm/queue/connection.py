@@ -205,7 +205,10 @@ class Database:
                     f"the queue needs a database in UTF8, {connection.info.dbname} is in {encoding}; make another:"
                     " CREATE DATABASE a_name TEMPLATE template0 ENCODING 'UTF8'"
                 )
-            connection.execute(queries()["no_jit"])
+            alone = connection.execute(queries()["no_jit"], {"opened": connection.info.backend_pid}).fetchone()
+            if not (alone and alone[0]):
+                # The next transaction may be in another session, which knows nothing of what this one has prepared.
+                connection.prepare_threshold = None
             self._verify(connection)
             arrays.register(connection)
             text_encoding.register(connection)

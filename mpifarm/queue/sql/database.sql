@@ -1,8 +1,9 @@
 -- Statements about the database rather than the work in it, by name: its queue's version, who owns it, who may come in.
 
 -- no_jit --
--- Compiling a plan costs more than any statement here takes; a generic one is what they were written for.
-SET jit = off
+-- Compiling a plan costs more than any statement here takes; a generic one is what they were written for. Behind a pooler
+-- the session that answers is not the one that was opened, and others' transactions come after ours: nothing is left in it.
+SELECT pg_backend_pid() = %(opened)s, CASE WHEN pg_backend_pid() = %(opened)s THEN set_config('jit', 'off', false) END
 
 -- version_lock --
 SELECT pg_advisory_xact_lock(%(lock)s)
