@@ -10,7 +10,7 @@ from dataclasses import asdict
 from mpifarm.queue.administration import admit, status, upgrade
 from mpifarm.queue.schema import ROLES
 from mpifarm.server.daemon import Opened, find_opened
-from mpifarm.server.dsn import Dsn, opened_file
+from mpifarm.server.dsn import Dsn, opened_file, server_folder
 from mpifarm.server.opened import start, stop
 from mpifarm.show.text import when
 
@@ -31,6 +31,8 @@ def show_database(dsn: Dsn, *, as_json: bool) -> int:
     print(f"server    {found.server}, since {when(found.since)}")
     print(f"database  {found.database}, {found.connections:,} connections of mpifarm")
     print(f"queue     {says}")
+    if dsn.embedded:
+        print(f"files     in {server_folder(os.environ)} (MPIFARM_PG_DIR names another directory)")
     if opened:
         print(f"open      {_where(opened)}")
     return 0 if fits else 1

@@ -11,6 +11,7 @@ from psycopg import sql
 from mpifarm.errors import SiteError
 from mpifarm.queue import schema
 from mpifarm.queue.connection import Connection, Database
+from mpifarm.queue.libpq_variables import none_of_them
 from mpifarm.queue.statements import queries
 from mpifarm.server.dsn import Dsn
 
@@ -44,7 +45,7 @@ def upgrade(dsn: Dsn, *, roles: bool = False) -> tuple[int, DatabaseStatus]:
 def admit(conninfo: str, role: str, password: str) -> None:
     """Make the queue where there is none, and a login `role` for all verbs but upgrade, which comes in with this
     password and not without. No more: a superuser could run programs on this host. Raises SchemaError, SiteError."""
-    database = Database(Dsn(conninfo, "the embedded server"))
+    database = Database(Dsn(conninfo, "the embedded server"), ours=True)
     try:
         with database.using() as connection, connection.transaction():
             words = {"role": sql.Identifier(role), "secret": _scram(connection, role, password)}
@@ -54,7 +55,8 @@ def admit(conninfo: str, role: str, password: str) -> None:
     finally:
         database.close()
     try:
-        psycopg.connect(conninfo, user=role, password="not this one").close()
+        with none_of_them():
+            psycopg.connect(conninfo, user=role, password="not this one").close()
     except psycopg.OperationalError:
         return
     raise SiteError(

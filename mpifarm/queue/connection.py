@@ -8,7 +8,7 @@ from __future__ import annotations
 import logging
 import os
 from collections.abc import Callable, Generator, Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, nullcontext
 from time import monotonic
 from typing import Any, TypeVar
 
@@ -25,6 +25,7 @@ except ImportError as error:  # psycopg is there but finds no libpq
     ) from None
 
 from mpifarm.queue import arrays, schema, text_encoding
+from mpifarm.queue.libpq_variables import none_of_them, those_that_count
 from mpifarm.queue.statements import queries
 from mpifarm.server import embedded
 
@@ -122,12 +123,19 @@ class Database:
     """Holds the connection, and the embedded server while it is used. Opened again by itself when it broke."""
 
     def __init__(
-        self, dsn: Dsn, verify: Callable[[Connection], object] = schema.verify, answer_s: float | None = None
+        self,
+        dsn: Dsn,
+        verify: Callable[[Connection], object] = schema.verify,
+        answer_s: float | None = None,
+        *,
+        ours: bool = False,
     ) -> None:
         """`verify`: what is done with every new connection first. `answer_s`: a server that is silent for longer, in
-        seconds, is unreachable; None: some statements may take any time. Raises QueueUnreachable, SchemaError,
-        SiteError."""
+        seconds, is unreachable; None: some statements may take any time. `ours`: the server is one that we started.
+        Raises QueueUnreachable, SchemaError, SiteError."""
         self._dsn = dsn
+        self._opened = dsn.source.endswith("gate/connection.toml")
+        self._ours = ours or dsn.embedded or self._opened
         self._answer_s = answer_s
         self._verify = verify
         self._stack = ExitStack()
@@ -143,7 +151,7 @@ class Database:
 
     def another(self) -> Database:
         """A second connection to the same server, for another thread; this one must outlive it."""
-        return Database(Dsn(self._text, self._dsn.source), self._verify, self._answer_s)
+        return Database(Dsn(self._text, self._dsn.source), self._verify, self._answer_s, ours=self._ours)
 
     def close(self) -> None:
         if self._connection is not None:
@@ -188,7 +196,8 @@ class Database:
 
     def _open(self) -> Connection:
         try:
-            connection = _Impatient.connect(**self._options, autocommit=True)
+            with none_of_them() if self._ours else nullcontext():
+                connection = _Impatient.connect(**self._options, autocommit=True)
         except psycopg.OperationalError as error:
             raise QueueUnreachable(self._unreachable(error)) from None
         except psycopg.ProgrammingError as error:
@@ -219,21 +228,24 @@ class Database:
 
     def _unreachable(self, error: Exception) -> str:
         wanted = self._options
-        host = wanted.get("host") or wanted.get("hostaddr") or os.environ.get("PGHOST") or "the local socket"
-        port = wanted.get("port") or os.environ.get("PGPORT") or "5432"
-        sslmode = wanted.get("sslmode") or os.environ.get("PGSSLMODE") or "prefer"
+        count = [] if self._ours else those_that_count(wanted)
+        environ = {name: os.environ[name] for name in count}
+        host = wanted.get("host") or wanted.get("hostaddr") or environ.get("PGHOST") or "the local socket"
+        port = wanted.get("port") or environ.get("PGPORT") or "5432"
+        sslmode = wanted.get("sslmode") or environ.get("PGSSLMODE") or "prefer"
         reasons = " ".join(str(error).split())
         causes = CAUSES
         for said, advice in TLS_CAUSES.items():
             if said in reasons:
                 causes = f"  {advice}"
-        if self._dsn.source.endswith("gate/connection.toml"):
+        if self._opened:
             causes = (
                 f"  mpifarm db start has opened it there: is that still so? (on {host}: mpifarm db status)\n{CAUSES}"
             )
+        variables = f"  set in the environment and used: {', '.join(count)}\n" if count else ""
         return (
             f"no connection to the queue at {host}, port {port}, sslmode {sslmode} (DSN from {self._dsn.source}):"
-            f" {reasons}\n{causes}"
+            f" {reasons}\n{variables}{causes}"
         )
 
 
