@@ -5,15 +5,27 @@ from __future__ import annotations
 import os
 import shutil
 import sys
+from collections.abc import MutableMapping
 from pathlib import Path
 
 from mpifarm.errors import FarmError, SiteError, UsageError
 from mpifarm.process import run_program
-from mpifarm.startup.handed_down import DSN, take_option
+from mpifarm.startup.handed_down import DSN, LOCAL, take_option
 from mpifarm.startup.own_process import own_command
 
 NO_MPIEXEC = """no mpiexec found, neither beside {python} nor on PATH
   pip install 'mpifarm[local]' brings MPICH with its mpiexec; on a cluster load the site's MPI module"""
+
+_FOR_MPI = {
+    # More ranks than cores is what a laptop run often is; Open MPI (4 and 5) wants that said.
+    "OMPI_MCA_rmaps_base_oversubscribe": "1",
+    "PRTE_MCA_rmaps_default_mapping_policy": "slot:oversubscribe",
+    # Ranks of one machine listen to nobody else: UCX and libfabric, below MPICH or Open MPI; Open MPI itself.
+    "UCX_NET_DEVICES": "lo",
+    "FI_TCP_IFACE": "lo",
+    "FI_SOCKETS_IFACE": "lo",
+    "OMPI_MCA_btl": "^tcp",
+}
 
 
 def run_local(argv: list[str]) -> int:
@@ -26,10 +38,15 @@ def run_local(argv: list[str]) -> int:
     except FarmError as error:
         print(f"mpifarm: {error}", file=sys.stderr)
         return error.exit_code
-    # More ranks than cores is what a laptop run often is; Open MPI (4 and 5) wants that said.
-    os.environ.setdefault("OMPI_MCA_rmaps_base_oversubscribe", "1")
-    os.environ.setdefault("PRTE_MCA_rmaps_default_mapping_policy", "slot:oversubscribe")
+    _set_for_mpi(os.environ)
     os.execv(mpiexec, [mpiexec, "-n", str(ranks), *_deaf(), *own_command("run", *rest)])
+
+
+def _set_for_mpi(environ: MutableMapping[str, str]) -> None:
+    """What a user has set stays; tasks inherit none of the rest."""
+    added = {name: value for name, value in _FOR_MPI.items() if name not in environ}
+    environ.update(added)
+    environ[LOCAL] = ",".join(added)
 
 
 def _deaf() -> list[str]:
