@@ -30,6 +30,7 @@ from mpifarm.launch.link import Link
 from mpifarm.launch.open_files import OpenFiles
 from mpifarm.launch.orphans import Marks, Orphans
 from mpifarm.launch.outbox import Outbox, make_cells
+from mpifarm.launch.own_state import OwnState
 from mpifarm.launch.seat import Said, Seat, Stream, make_seats
 from mpifarm.launch.spawning import NotLaunchedError, Spawner
 from mpifarm.launch.strays import Strays, mark_of
@@ -69,6 +70,7 @@ class Watch:
         self._outbox = Outbox(link, arena, self._cells, self._concluding.processes)
         self._closing = Closing(self._outbox, self._launching, self._concluding.processes)
         self._strays = Strays(self._outbox.add_log)
+        self._own_state = OwnState(self._outbox.add_log)
         self._reader = Reader(self._epoll, self._closing)
         self._ended: deque[tuple[Seat, float, int, resource.struct_rusage, int]] = deque()
         """Seat, time of the end, wait status, usage, processes left: their last output is to be read."""
@@ -271,6 +273,7 @@ class Watch:
             self._begun.end(seat.slot)
             self._launching.outlived(seat.running.slot, now)
             self._ended.append((seat, time.time(), status, usage, left.get(pid, 0)))
+        self._own_state.put_back(now)
         self._finish(now)
 
     def _finish(self, now: float) -> None:

@@ -15,6 +15,7 @@ import warnings
 from collections import deque
 from collections.abc import Iterator
 from contextlib import contextmanager
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from mpifarm.core.protocol.messages import Message, Output
@@ -44,6 +45,7 @@ mpi4py's MPI library ({library}) do not speak the same start-up protocol. Nothin
 
 
 M_MMAP_THRESHOLD = -3
+_SHARED_MEMORY = "/dev/shm/mpich_shm_"
 
 
 @contextmanager
@@ -72,6 +74,17 @@ def _libraries() -> list[ctypes.CDLL]:
     return [ctypes.CDLL(os.fsdecode(file)) for file in sorted(files)]
 
 
+def _unname_shared_memory() -> None:
+    """Once all ranks have it, nobody needs its name, by which it would outlive a kill -9: 1 to 3 MB for each run."""
+    with open("/proc/self/maps") as maps:
+        files = {line.split(maxsplit=5)[-1].strip() for line in maps if _SHARED_MEMORY in line}
+    for file in files:
+        try:
+            Path(file).unlink()
+        except OSError:
+            pass  # another rank of the node was faster
+
+
 class World:
     """The MPI world of this run, seen from one rank. One thread only may use it."""
 
@@ -96,6 +109,7 @@ class World:
             with _clean_buffers():
                 MPI.Init_thread(MPI.THREAD_FUNNELED)  # the doors' threads never call MPI
         self._comm: MPI.Intracomm = MPI.COMM_WORLD.Dup()
+        _unname_shared_memory()
         self.rank: int = self._comm.Get_rank()
         self.size: int = self._comm.Get_size()
         self._sending: deque[tuple[MPI.Request, bytes]] = deque()

@@ -73,6 +73,43 @@ def test_a_slot_is_as_it_was(
     assert node.run(state).stdout == before.stdout
 
 
+PARENT = {
+    "priority": "os.setpriority(os.PRIO_PROCESS, os.getppid(), os.getpriority(os.PRIO_PROCESS, 0) + 3)",
+    "cores": "os.sched_setaffinity(os.getppid(), [max(os.sched_getaffinity(0))])",
+    "files": "files = resource.RLIMIT_NOFILE; resource.prlimit(os.getppid(), files, (9, resource.getrlimit(files)[1]))",
+    "stack": "resource.prlimit(os.getppid(), resource.RLIMIT_STACK, (1 << 20, resource.RLIM_INFINITY))",
+    "hard limit": "resource.prlimit(os.getppid(), resource.RLIMIT_CORE, (0, 4096))",
+    "memory killer": "open(f'/proc/{os.getppid()}/oom_score_adj', 'w').write('500')",
+}
+"""What a task may do to the launcher, whose children inherit it."""
+PARENT_STATE = """
+print(os.getpriority(os.PRIO_PROCESS, 0), os.sched_getaffinity(0), open("/proc/self/oom_score_adj").read())
+print([resource.getrlimit(getattr(resource, name)) for name in sorted(dir(resource)) if name.startswith("RLIMIT_")])
+"""
+PRIVILEGED = ("priority", "hard limit", "memory killer")
+
+
+@pytest.mark.parametrize("what", PARENT)
+def test_what_a_task_does_to_the_launcher_reaches_no_other(
+    make_node: Make, python: Callable[[str], str], what: str
+) -> None:
+    """What takes privileges to put back (root in a container may lack them, too) is told."""
+    node = make_node(slots=1)
+    state, spoil = python(PARENT_STATE), python(PARENT[what])
+    before = node.run(state)
+    spoilt = node.run(spoil)
+    if what == "stack" and spoilt.exit_code:
+        return  # this user has a hard limit of his own
+    assert spoilt.exit_code == 0, spoilt.stderr
+    after = node.run(state)
+    node.until(lambda: node.log)
+    assert len(node.log) == 1
+    if node.log[0].endswith(": put back"):
+        assert after.stdout == before.stdout
+    else:
+        assert what in PRIVILEGED and "cannot be put back without privileges" in node.log[0]
+
+
 def test_what_cannot_block_cuts_nobody_short(make_node: Make, python: Callable[[str], str], tmp_path: Path) -> None:
     """As event loops and ssh leave it: `cat big` would end with EAGAIN after a pipe full, and `; true` hides that."""
     (tmp_path / "big").write_bytes(b"x" * BIG)

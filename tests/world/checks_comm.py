@@ -107,3 +107,14 @@ def test_start_up_collectives(world: World) -> None:
     world.send(0, Written(2))
     count = len(_gather(world, world.size)) if world.rank == 0 else world.size
     collective_assert(MPI.COMM_WORLD, count == world.size, f"{count}")
+
+
+@pytest.mark.mpi
+def test_no_kill_leaves_shared_memory_behind(world: World) -> None:
+    """What has no name any more goes with the last that uses it."""
+    from mpi4py import MPI
+
+    assert world.size
+    with open("/proc/self/maps") as maps:
+        shared = [line.strip() for line in maps if "/dev/shm/" in line]
+    collective_assert(MPI.COMM_WORLD, all(line.endswith("(deleted)") for line in shared), str(shared))
