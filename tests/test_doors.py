@@ -8,14 +8,15 @@ from typing import Any
 import psycopg
 import pytest
 
-from mpifarm.core.model import Limits
+from mpifarm.core.model import JobId, Limits, Part, State, TaskText
 from mpifarm.core.needs import Needs
-from mpifarm.core.protocol.actions import AskLease, Granted, Ordered, QueueTrouble
-from mpifarm.core.protocol.verbs import DrainRun
+from mpifarm.core.protocol.actions import AskLease, AskRecord, Granted, Ordered, QueueTrouble, Recorded
+from mpifarm.core.protocol.facts import Terms
+from mpifarm.core.protocol.verbs import Batch, CancelTasks, DrainRun
 from mpifarm.rank.queue_door import Inbox, QueueDoor
 from mpifarm.server.dsn import Dsn
 from tests.fix_farm import wait_for
-from tests.queue.worlds import HERE, PostgresWorld, like_tasks
+from tests.queue.worlds import HERE, PostgresWorld, ended, like_tasks, one
 
 pytestmark = pytest.mark.postgres
 
@@ -97,3 +98,20 @@ def refuse() -> Any:
     from mpifarm.errors import QueueUnreachable
 
     raise QueueUnreachable("too many connections")
+
+
+@pytest.mark.parametrize("most", [0, 3])
+def test_a_run_hears_at_once_that_too_many_tasks_failed(world: PostgresWorld, most: int) -> None:
+    """Not with its next heartbeat: until then as many more would fail as fit in that."""
+    job = world.submit_on(Terms(max_fails=most), Part(Needs(), [TaskText(b"false")] * 100))
+    run, inbox = world.queue.open_run(HERE), Inbox()
+    block = one(world.queue, run, 50)
+    door = QueueDoor(world.queue, run, LIMITS, inbox, bug)  # not started: no heartbeat
+    for task in range(1, most + 2):
+        assert not any(isinstance(event, Ordered) for _, event in inbox.take())
+        door._answer(AskRecord(Batch([ended(block, task, State.FAILED)])))
+    recorded, ordered = [event for _, event in inbox.take()][-2:]
+    assert isinstance(recorded, Recorded)
+    assert isinstance(ordered, Ordered)
+    assert [order[:2] for order in ordered.orders if isinstance(order, CancelTasks)] == [(JobId(job), 1)]
+    assert world.counts(job) == {"failed": most + 1, "running": 49 - most, "cancelled": 50}

@@ -73,7 +73,10 @@ class _Submit(click.Command):
     help="A task lost with N nodes has failed; else 5.",
 )
 @click.option(
-    "--max-fails", type=click.IntRange(0, 2**31 - 1), metavar="N", help="More failed tasks than N stop the job."
+    "--max-fails",
+    type=click.IntRange(0, 2**31 - 1),
+    metavar="N",
+    help="More failed tasks than N stop the job; others that end within about a second may fail too.",
 )
 @click.option(
     "--keep",

@@ -15,7 +15,7 @@ from collections.abc import Callable
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
-from mpifarm.core.model import Limits, RunId
+from mpifarm.core.model import Limits, RunId, State
 from mpifarm.core.protocol.actions import (
     Action,
     AskClose,
@@ -188,6 +188,8 @@ class QueueDoor(Door):
                 self._post(Granted(grant))
             case AskRecord(batch):
                 self._post(Recorded(batch, self._queue.record(self._run, batch)))
+                if any(row.state == State.FAILED for row, _, _ in batch.outcomes):
+                    self._persist(self._renew)  # too many for their job, perhaps: until the heartbeat others would fail
             case AskExpire():
                 self._post(Expired(self._queue.expire(self._limits.lease_s)))
             case AskName(path):

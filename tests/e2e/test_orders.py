@@ -166,6 +166,16 @@ def test_retries_dependants_and_max_fails(farm: Farm, pg_dsn: Dsn) -> None:
     assert farm.output("4,6", "family") == b"after 4\nlast\n"
 
 
+def test_too_many_failures_end_a_job_soon(farm: Farm) -> None:
+    """More fail than may: the one too many, what runs beside it, and what ends until that is on disk and in the queue
+    (well below a second; here two slots have three)."""
+    farm.submit(["sleep 0.5; false"] * 60, "job", "--max-fails", "3")
+    farm.run("run", "--cpus", "2", ranks=1)
+    tasks = farm.report()["tasks"]
+    assert 4 <= tasks["failed"] <= 3 + 1 + 2 + 2 * 3 / 0.5
+    assert tasks["failed"] + tasks["cancelled"] == 60
+
+
 def test_waiting_for_work(farm: Farm) -> None:
     run = farm.start("run", "--wait-for-work", "60s", "--idle-exit", "8s", ranks=2)
     wait_for(lambda: json.loads(farm.run("runs", "--json")[0]), "the run")
