@@ -160,6 +160,16 @@ class Limits:
     leader_beat_s: float = 5.0
     backlog_s: float = 1.0
     """Work a leader keeps ahead of its slots, in seconds of its own pace."""
+    elsewhere_s: float = 30.0
+    """So long a task that failed waits for a node where it did not; ten times as long on one that is a suspect."""
+    suspect_fails: int = 3
+    """A node is no suspect before so many failures in a row."""
+    probe_every_s: float = 0.5
+    """The first pause of a suspect between two tasks; each is twice as long as the one before,"""
+    probe_every_max_s: float = 60.0
+    """up to this."""
+    probes_max: int = 5
+    """A suspect that has failed so many of those is left out of the run."""
     stock_s: float = 2.0
     """Work the dispatcher keeps leased ahead, in seconds of the run's pace."""
     block_tasks_max: int = 20_000

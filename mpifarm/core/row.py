@@ -116,6 +116,7 @@ class Glance(NamedTuple):
     lease: LeaseId
     task: int
     attempt: int
+    state: int
     cpus: int
     started: float
     ended: float

@@ -7,9 +7,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from mpifarm.core.dispatcher.ledger import Ledger
+from mpifarm.core.dispatcher.suspicion import Suspicion
 from mpifarm.core.job.policy import JobText, Policy, RetryRule
 from mpifarm.core.job.retries import failed_runs_again, lost_runs_again
-from mpifarm.core.model import Block, FailureClass, JobId, LeaseId, Span, State, TaskText
+from mpifarm.core.model import Block, FailureClass, JobId, LeaseId, Limits, Span, State, TaskText
 from mpifarm.core.needs import Needs
 from mpifarm.core.protocol.messages import Durable
 from mpifarm.core.protocol.verbs import Batch, CancelTasks, Return
@@ -26,7 +27,7 @@ def block(lo: int, count: int, lease: int = 1, fails: int = 0, crashes: int = 0)
 
 def ledger(policy: Policy | None = None, *blocks: Block) -> Ledger:
     """With these blocks in the hands of a leader."""
-    made = Ledger()
+    made = Ledger(Suspicion(2, Limits()))
     made.learn([JobText(JOB, "job", b"/", policy or Policy())])
     for part in blocks:
         made.lease(part)

@@ -9,6 +9,7 @@ import pytest
 from mpifarm.core.dispatcher.ending import RunTerms
 from mpifarm.core.dispatcher.ledger import Ledger
 from mpifarm.core.dispatcher.stopping import Stopping
+from mpifarm.core.dispatcher.suspicion import Suspicion
 from mpifarm.core.model import Block, JobId, LeaseId, Limits, Span, TaskText
 from mpifarm.core.needs import Needs
 from mpifarm.core.protocol.messages import StopAsked
@@ -32,7 +33,7 @@ def test_the_grace_after_a_sigterm_ends_before_the_batch_system_kills(number: in
 def test_only_a_later_signal_at_the_first_rank_goes_faster() -> None:
     it = stopping(600.0)
     it.signalled(StopAsked(USR1, 0), 10.0)
-    it.begin(600.0, 10.0, Ledger())
+    it.begin(600.0, 10.0, Ledger(Suspicion(1, Limits())))
     assert it.until < inf
     assert it.signalled(StopAsked(USR1, 0), 10.9) is None
     assert it.signalled(StopAsked(USR1, 2), 20.0) is None
@@ -50,7 +51,7 @@ def test_a_sigusr1_of_hydra_is_a_stop_only_when_every_rank_has_it() -> None:
     assert it.signalled(StopAsked(USR1, 1), 20.0) is None
     assert it.signalled(StopAsked(USR1, 0), 20.1) is None
     assert it.signalled(StopAsked(USR1, 2), 20.1) == (60.0, "stopping")
-    it.begin(60.0, 20.1, Ledger())
+    it.begin(60.0, 20.1, Ledger(Suspicion(1, Limits())))
     assert it.signalled(StopAsked(USR1, 0), 25.0) is None  # one dies while the run stops: no reason to hurry
     assert it.overheard(28.5)
     assert [it.signalled(StopAsked(USR1, rank), 30.0) for rank in (0, 1, 2)] == [None, None, (0.0, "stopping")]
@@ -63,7 +64,7 @@ def test_a_sigusr1_that_reaches_launchers_is_no_word_of_hydra() -> None:
 
 
 def test_work_is_left_only_by_a_run_that_was_told_to_stop() -> None:
-    it, ledger = stopping(1.0), Ledger()
+    it, ledger = stopping(1.0), Ledger(Suspicion(1, Limits()))
     for task in (1, 2):
         ledger.lease(Block(LeaseId(task), JobId(1), 1, Needs(), task, [TaskText(b"true")]))
     ledger.put_back(Span(LeaseId(1), JobId(1), 1, 2, 1))

@@ -105,7 +105,7 @@ class Launcher:
             world.may_begin(self.run, attempt)
             lease, task = attempt.block.lease, attempt.task
             assert not any(lease == its and lo <= task < hi for its, lo, hi in self.cancelled), "cancelled, yet begun"
-            duration_s, status = world.behaviour(attempt)
+            duration_s, status = world.behaviour_on(self.rank, attempt)
             if world.random.random() < 0.1:
                 self.run.later(duration_s / 2, lambda a=attempt: self._print(a, 6))
             self.run.later(duration_s, lambda a=attempt, s=status: self._end(a, s))
@@ -180,6 +180,7 @@ class Run:
         self._due: list[Callable[[], None]] = []
         """What came while it was frozen, in that order."""
         self.silent: set[int] = set()
+        self.said: list[str] = []
         self.finished: act.Finished | None = None
         self.durable: dict[int, tuple[int, int, int]] = {}
         self._order: dict[tuple[int, int], float] = defaultdict(float)
@@ -273,7 +274,9 @@ class Run:
                     self.arrive(rank, to, message.TO, decode(encode(message)))
                 case act.ToLauncher(message):
                     self.later(1e-4, lambda m=message, r=rank: self._to_launcher(r, m))
-                case act.HoldLauncher() | act.Say():
+                case act.Say(text):
+                    self.said.append(text)
+                case act.HoldLauncher():
                     pass
                 case act.OpenRunFile():
                     self.arrive(rank, rank, Role.RECORDER, FileOpened("file"))
@@ -422,6 +425,10 @@ class World:
         """(seconds, wait status) of a process, the same for a task whenever it runs."""
         chance = random.Random(attempt.task * 7919 + attempt.block.job)
         return chance.expovariate(1 / self._scale_s), chance.choice((0, 0, 0, 256, 9))
+
+    def behaviour_on(self, rank: int, attempt: Running) -> tuple[float, int]:  # noqa: ARG002
+        """The same on the node of the leader on that rank."""
+        return self.behaviour(attempt)
 
     def may_begin(self, run: Run, attempt: Running) -> None:
         """Asserts that it may: its parents have succeeded, it has retries left, nobody has cancelled it before it was

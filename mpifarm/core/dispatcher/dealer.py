@@ -6,9 +6,9 @@ from collections import Counter, deque
 from collections.abc import Iterable, Sequence
 from heapq import heappop, heapreplace
 
-from mpifarm.core.dispatcher.stock import Stock
+from mpifarm.core.dispatcher.stock import Stock, Taker
 from mpifarm.core.job.policy import JobText
-from mpifarm.core.model import Block, JobId
+from mpifarm.core.model import Block, JobId, Limits
 from mpifarm.core.needs import Needs
 from mpifarm.core.protocol.messages import Deal, Want
 
@@ -16,7 +16,8 @@ from mpifarm.core.protocol.messages import Deal, Want
 class _LeaderView:
     """What is known of one leader."""
 
-    __slots__ = ("heard_at", "in_line", "jobs", "node", "rank", "sent", "slots", "turn", "unmet")
+    __slots__ = ("heard_at", "held", "in_line", "jobs", "left_out", "node", "rank", "sent", "slots", "turn", "unmet",
+                 "wish")  # fmt: skip
 
     def __init__(self, rank: int, node: int, slots: int, now: float) -> None:
         self.rank = rank
@@ -28,6 +29,9 @@ class _LeaderView:
         self.heard_at = now
         self.in_line = False
         self.turn = 0
+        self.held = self.left_out = False
+        self.wish = 0
+        """What it asks for while it is held."""
 
 
 class Dealer:
@@ -37,9 +41,10 @@ class Dealer:
     size of node, and who may have fallen silent comes off a heap.
     """
 
-    def __init__(self, slots: Sequence[tuple[int, int]], now: float) -> None:
+    def __init__(self, slots: Sequence[tuple[int, int]], limits: Limits, now: float) -> None:
         """slots: (rank, slots) of every leader, by node number."""
         self.stock = Stock()
+        self._limits = limits
         self._leaders = {rank: _LeaderView(rank, node, count, now) for node, (rank, count) in enumerate(slots)}
         self._lines: dict[int, deque[_LeaderView]] = {count: deque() for _, count in slots}
         """In the order they asked; one whose wish was met or who was given up meanwhile is passed over."""
@@ -52,6 +57,8 @@ class Dealer:
         """Cores that leaders asked work for and did not get."""
         self._sizes = Counter(count for _, count in slots)
         self.slots = sum(count for _, count in slots)
+        self._left_out = 0
+        """Leaders of whom nothing is wanted."""
 
     @property
     def cpus_max(self) -> int:
@@ -99,12 +106,17 @@ class Dealer:
     def want(self, want: Want) -> None:
         """What it asks for, less what is already on its way to it."""
         leader = self._leaders[want.rank]
-        self._credit(leader, max(0, want.cpus - (leader.sent - want.received)))
+        unmet = max(0, want.cpus - (leader.sent - want.received))
+        if leader.held:
+            leader.wish = unmet
+        else:
+            self._credit(leader, unmet)
 
-    def deal(self) -> list[tuple[int, Deal]]:
+    def deal(self, now: float) -> list[tuple[int, Deal]]:
         """(rank, message): first come first served, but a short stock in shares."""
         stock, wanted = self.stock, self.unmet
         deals: list[tuple[int, Deal]] = []
+        passed: list[_LeaderView] = []
         there = stock.tasks
         while wanted and stock.tasks:
             line = self._next_line(stock.narrowest)
@@ -115,14 +127,23 @@ class Dealer:
             if not leader.unmet:
                 continue
             share = leader.unmet if wanted <= there else max(1, -(-leader.unmet * there // wanted))
-            blocks = stock.cut(min(share, leader.unmet), leader.slots)
+            blocks = stock.cut(min(share, leader.unmet), self._taker(leader, now))
+            if not blocks:
+                passed.append(leader)  # there is nothing that may go to it
+                continue
             cpus = sum([block.needs.cpus * len(block.tasks) for block in blocks])
             leader.sent += cpus
             self._credit(leader, max(0, leader.unmet - cpus))
             unknown = dict.fromkeys([block.job for block in blocks if block.job not in leader.jobs])
             leader.jobs.update(unknown)
             deals.append((leader.rank, Deal(tuple([self._jobs[job] for job in unknown]), tuple(blocks))))
+        for leader in passed:
+            self._credit(leader, leader.unmet)
         return deals
+
+    def _taker(self, leader: _LeaderView, now: float) -> Taker:
+        waits_s = self._limits.elsewhere_s * (10 if leader.held else 1)
+        return Taker(leader.rank, leader.slots, len(self._leaders) - self._left_out - 1, now - waits_s)
 
     def _next_line(self, width: int) -> deque[_LeaderView] | None:
         """In which the next leader stands whose node can hold so wide a task."""
@@ -140,6 +161,49 @@ class Dealer:
             self._turn += 1
             leader.turn = self._turn
             self._lines[leader.slots].append(leader)
+
+    # --- leaders that are not trusted ------------------------------------------------------------------------
+
+    def hold(self, rank: int) -> None:
+        """It gets nothing but what it is allowed."""
+        leader = self._leaders[rank]
+        if not leader.held:
+            leader.held = True
+            leader.wish = leader.unmet
+            self._credit(leader, 0)
+
+    def allow(self, rank: int, cpus: int) -> None:
+        """So much at most, once."""
+        leader = self._leaders[rank]
+        self._credit(leader, min(cpus, leader.wish))
+
+    def release(self, rank: int) -> None:
+        """It gets what it asks for."""
+        leader = self._leaders[rank]
+        if leader.left_out:
+            leader.left_out = False
+            self._left_out -= 1
+            self._count(leader, 1)
+        if leader.held:
+            leader.held = False
+            self._credit(leader, leader.wish)
+
+    def leave_out(self, rank: int) -> list[Block]:
+        """It gets nothing any more. Returns the blocks that no other node can hold."""
+        self.hold(rank)
+        leader = self._leaders[rank]
+        self._credit(leader, 0)
+        leader.left_out = True
+        self._left_out += 1
+        self._count(leader, -1)
+        return self.stock.take_wider(self.cpus_max)
+
+    def _count(self, leader: _LeaderView, sign: int) -> None:
+        self.slots += sign * leader.slots
+        self._sizes[leader.slots] += sign
+        self._sizes += Counter()  # without those of which there is none
+
+    # --- leaders that fell silent ----------------------------------------------------------------------------
 
     def silent(self, now: float, longest_s: float) -> list[tuple[int, float]]:
         """(rank, seconds) of the leaders not heard of for longer than `longest_s`; of each once."""
@@ -164,6 +228,8 @@ class Dealer:
         """Give a leader up. Returns the blocks that no remaining node can hold."""
         leader = self._leaders.pop(rank)
         self._credit(leader, 0)
-        self.slots -= leader.slots
-        self._sizes -= Counter((leader.slots,))
+        if leader.left_out:
+            self._left_out -= 1
+        else:
+            self._count(leader, -1)
         return self.stock.take_wider(self.cpus_max)

@@ -13,7 +13,7 @@ it asks for with an action, and the answer comes back as an event. A run goes th
 
 from __future__ import annotations
 
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from enum import Enum
 from math import inf
 
@@ -56,7 +56,7 @@ from mpifarm.core.protocol.messages import (
     Unstarted,
     Want,
 )
-from mpifarm.core.protocol.verbs import CancelTasks, DrainRun, Order
+from mpifarm.core.protocol.verbs import CancelTasks, Order
 
 DispatcherEvent = (
     Want | Unstarted | Note | LauncherLost | Durable | RecorderAlive | FileOpened | FileClosed | FileTrouble | StopAsked
@@ -79,7 +79,7 @@ class Dispatcher:
         self, slots: Sequence[tuple[int, int]], recorder: int, terms: RunTerms, limits: Limits, now: float
     ) -> None:
         """slots: (rank, slots) of every leader, by node number."""
-        self._holding = Holding(slots, now)
+        self._holding = Holding(slots, limits, now)
         self._dealer = self._holding.dealer
         self.ledger = self._holding.ledger
         self._leasing = Leasing(limits, now)
@@ -94,7 +94,7 @@ class Dispatcher:
         # Of a short walltime half is for work, however long the grace.
         self._drain_at = terms.must_end_by - min(terms.grace_s, (terms.must_end_by - now) / 2)
         self._stopping = Stopping(terms, limits, now)
-        self._watch_at = self._recorder_heard_at = now
+        self._watch_at = self._watched_at = self._recorder_heard_at = now
         self._file_lost = self._file_stuck = False
         self._queue_down_s, self._error = 0.0, ("", 0)
 
@@ -107,7 +107,7 @@ class Dispatcher:
             self._watch(now, actions)
         if self.phase is Phase.WORKING:
             if self._dealer.unmet and self._holding.stock and not self._file_stuck:
-                actions += self._holding.deal()  # what cannot be written must not be started
+                actions += self._holding.deal(now)  # what cannot be written must not be started
             self._lease(now, actions)
         if not (self._holding.stock or self.ledger.leases):
             self._end_if_over(now, actions)
@@ -135,6 +135,7 @@ class Dispatcher:
             case Durable():
                 self._leasing.ran(self.ledger.end(event), self.ledger.busy_s, now)
                 self._file_stuck = False
+                self._watch_at = min(self._watch_at, self._holding.look_at)
             case Unstarted(rank, spans):
                 if self._dealer.hear(rank, now):
                     for span in spans:
@@ -144,10 +145,9 @@ class Dispatcher:
                 self._leasing.granted(grant, now)
                 if grant.blocks:
                     self._idleness.work()
-                actions += self._holding.grant(grant, keep=self.phase is Phase.WORKING)
+                actions += self._holding.grant(grant, now, keep=self.phase is Phase.WORKING)
             case Recorded(batch, refused):
-                self._recording = False
-                self._queue_down_s = 0.0
+                self._recording, self._queue_down_s = False, 0.0
                 if batch.outcomes or batch.returned:
                     self._leasing.stir()  # also tasks that waited for these
                 for lease in refused:
@@ -159,10 +159,10 @@ class Dispatcher:
                     self._leasing.stir()
                     actions.append(Say(f"took back {tasks:,} tasks of runs that died"))
             case Ordered(orders):
-                for order in orders:
-                    self._obey(order, now, actions)
+                self._obey(orders, now, actions)
             case RunOpened(_, file):
                 self._run_open = True
+                self._holding.name_nodes(name for name, *_ in file.nodes)
                 actions.append(Send(self._recorder, file))
                 self._begin(actions)
             case FileOpened(path):
@@ -209,8 +209,10 @@ class Dispatcher:
         if now >= self._drain_at and self._stopping.until == inf:
             left_s = max(0.0, self._terms.must_end_by - now)
             self._drain(min(self._terms.grace_s, left_s), "the time of this run is nearly over", now, actions)
-        asleep_s = now - self._watch_at
-        self._watch_at = now + 1.0
+        asleep_s = now - max(self._watch_at, self._watched_at)
+        self._watched_at = now
+        actions += self._holding.look(now)
+        self._watch_at = min(now + 1.0, self._holding.look_at)
         if asleep_s > self._limits.leader_beat_s:  # we were frozen, and deaf: the silence may be ours
             self._dealer.forgive(asleep_s)
             self._recorder_heard_at += asleep_s
@@ -254,15 +256,11 @@ class Dispatcher:
     # --- queue -----------------------------------------------------------------------------------------------
 
     def _lease(self, now: float, actions: list[Action]) -> None:
-        if self._leasing.needless(self._dealer.unmet, self._holding.stock, now):
+        dealer, stock, out, left_s = self._dealer, self._holding.stock, self.ledger.tasks_out, self._drain_at - now
+        if self._leasing.needless(dealer.unmet, stock, now):
             return
         tasks = self._leasing.tasks(
-            slots=self._dealer.slots,
-            unmet=self._dealer.unmet,
-            stock=self._holding.stock,
-            out=self.ledger.tasks_out,
-            left_s=self._drain_at - now,
-            now=now,
+            slots=dealer.slots, unmet=dealer.unmet, stock=stock, out=out, left_s=left_s, now=now
         )
         tasks = min(tasks, self._budget)
         if tasks > 0:
@@ -300,13 +298,12 @@ class Dispatcher:
 
     # --- the end ---------------------------------------------------------------------------------------------
 
-    def _obey(self, order: Order, now: float, actions: list[Action]) -> None:
-        match order:
-            case CancelTasks():
+    def _obey(self, orders: Iterable[Order], now: float, actions: list[Action]) -> None:
+        for order in orders:
+            if isinstance(order, CancelTasks):
                 actions += self._holding.cancel(order, asking=self._leasing.asking)
-            case DrainRun(at_once):
-                if self._stopping.until == inf and (at_once or self.phase is not Phase.DRAINING):
-                    self._drain(self._terms.grace_s if at_once else inf, "stopping, as ordered", now, actions)
+            elif self._stopping.until == inf and (order.now or self.phase is not Phase.DRAINING):
+                self._drain(self._terms.grace_s if order.now else inf, "stopping, as ordered", now, actions)
 
     def _drain(self, grace_s: float, why: str, now: float, actions: list[Action]) -> None:
         """grace_s: inf lets running tasks take their time. Again: only ever faster."""

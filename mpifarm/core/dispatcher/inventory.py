@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Iterable, Sequence
 
 from mpifarm.core.dispatcher.dealer import Dealer
 from mpifarm.core.dispatcher.ledger import LeasedTask, Ledger
-from mpifarm.core.model import Block, LeaseId, Span
+from mpifarm.core.dispatcher.suspicion import Suspicion, Trust, Verdict
+from mpifarm.core.model import Block, LeaseId, Limits, Span
 from mpifarm.core.protocol.actions import Action, Say, Send
 from mpifarm.core.protocol.messages import Cancel
 from mpifarm.core.protocol.verbs import CancelTasks, Grant
@@ -15,10 +16,13 @@ from mpifarm.core.protocol.verbs import CancelTasks, Grant
 class Holding:
     """Leased tasks from the grant to their end. Actions are what to send to leaders, and what to say."""
 
-    def __init__(self, slots: Sequence[tuple[int, int]], now: float) -> None:
+    def __init__(self, slots: Sequence[tuple[int, int]], limits: Limits, now: float) -> None:
         """slots: (rank, slots) of every leader, by node number."""
-        self.dealer = Dealer(slots, now)
-        self.ledger = Ledger()
+        self.dealer = Dealer(slots, limits, now)
+        self.ledger = Ledger(Suspicion(len(slots), limits))
+        self._suspicion = self.ledger.suspicion
+        self._names: tuple[str, ...] = ()
+        self._said: set[tuple[int, Trust]] = set()
         self._orders_while_asking: list[CancelTasks] = []
         self._told: set[CancelTasks] = set()
 
@@ -27,23 +31,28 @@ class Holding:
         """Tasks that no leader has."""
         return self.dealer.stock.tasks
 
-    def grant(self, grant: Grant, *, keep: bool) -> list[Action]:
+    def name_nodes(self, names: Iterable[str]) -> None:
+        """By node number."""
+        self._names = tuple(names)
+
+    def grant(self, grant: Grant, now: float, *, keep: bool) -> list[Action]:
         """Leased tasks come in; `keep` false: to go back at once."""
         self.dealer.learn(grant.jobs)
         self.ledger.learn(grant.jobs)
         for block in grant.blocks:
             self.ledger.lease(block)
             if keep:
-                self.dealer.stock.add(block)
+                for piece, failed in self.ledger.elsewhere.pieces(block):
+                    self.dealer.stock.add(piece, failed, now)
             else:
                 self._put_back([block])
         # Leased before these orders came, perhaps, and told after.
         orders, self._orders_while_asking = self._orders_while_asking, []
         return [action for order in orders for action in self.cancel(order, asking=False)]
 
-    def deal(self) -> list[Action]:
+    def deal(self, now: float) -> list[Action]:
         """To leaders, what they asked for."""
-        deals = self.dealer.deal()
+        deals = self.dealer.deal(now)
         for rank, deal in deals:
             for block in deal.blocks:
                 self.ledger.deal(rank, block)
@@ -61,9 +70,40 @@ class Holding:
         """A leader is gone, and with it so many tasks. begun: what ran there; None: nobody can tell."""
         node, slots = self.dealer.node_of(rank), self.dealer.slots_of(rank)
         self._put_back(self.dealer.lose(rank))
+        self._suspicion.gone(rank)
         if begun is None:
             begun = self.ledger.first_dealt(rank, slots)
         return self.ledger.lose(rank, node, begun, now)
+
+    @property
+    def look_at(self) -> float:
+        """When `look` has something to do."""
+        return self._suspicion.look_at
+
+    def look(self, now: float) -> list[Action]:
+        """At the nodes that fail what succeeds elsewhere."""
+        return [said for verdict in self._suspicion.look(now, self.dealer, self.ledger) for said in self._heed(verdict)]
+
+    def _heed(self, verdict: Verdict) -> list[Action]:
+        rank, trust, probe, why = verdict
+        name = self._names[self.dealer.node_of(rank)] if self._names else f"node of rank {rank}"
+        said = ""
+        if probe:
+            self.dealer.allow(rank, probe)
+        elif trust is Trust.FULL:
+            self.dealer.release(rank)
+            said = f"{name} is trusted again"
+        elif trust is Trust.NONE:
+            self._put_back(self.dealer.leave_out(rank))
+            said = f"{name} is left out of this run: {why}"
+        else:
+            self.dealer.hold(rank)
+            if trust is Trust.SUSPECT:
+                said = f"{name} is suspected to be broken, it gets one task at a time: {why}"
+        if not said or (rank, trust) in self._said or (trust is Trust.FULL and (rank, Trust.SUSPECT) not in self._said):
+            return []
+        self._said.add((rank, trust))
+        return [Say(said)]
 
     def cancel(self, order: CancelTasks, *, asking: bool) -> list[Action]:
         """`asking`: a lease is under way that may bring more of these."""

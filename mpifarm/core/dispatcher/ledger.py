@@ -11,13 +11,17 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Collection, Iterable, Iterator
 
+from mpifarm.core.dispatcher.elsewhere import Elsewhere
 from mpifarm.core.dispatcher.lease import Dealt, Lease, split
+from mpifarm.core.dispatcher.suspicion import Suspicion
 from mpifarm.core.job.policy import JobText, Policy
 from mpifarm.core.job.retries import failed_runs_again, lost_runs_again
 from mpifarm.core.model import Block, FailureClass, JobId, LeaseId, Span, State
 from mpifarm.core.protocol.messages import Durable
 from mpifarm.core.protocol.verbs import Batch, CancelTasks, Outcome, Return
 from mpifarm.core.row import AttemptRow, unpack_rows
+
+_SUCCEEDED = int(State.SUCCEEDED)
 
 LeasedTask = tuple[int, int]
 """Lease and task."""
@@ -28,7 +32,9 @@ LeaseRange = tuple[LeaseId, int, int]
 class Ledger:
     """Every leased task of the run, exactly once."""
 
-    def __init__(self) -> None:
+    def __init__(self, suspicion: Suspicion) -> None:
+        self.suspicion = suspicion
+        self.elsewhere = Elsewhere()
         self._leases: dict[LeaseId, Lease] = {}
         self._hands: dict[int, dict[Dealt, None]] = {}
         """By rank, in the order in which they were dealt; what is all resolved is gone."""
@@ -110,27 +116,33 @@ class Ledger:
             if lease is None or dealt is None or dealt.block.attempt != row.attempt:
                 continue
             self._take_back(lease, row.task)
-            self._believe(lease, dealt.block, (row, file_row, tails.get((row.lease, row.task)) if tails else None))
+            self._believe(lease, dealt, (row, file_row, tails.get((row.lease, row.task)) if tails else None))
         return self.begun - begun
 
-    def _believe(self, lease: Lease, block: Block, outcome: Outcome) -> None:
+    def _believe(self, lease: Lease, dealt: Dealt, outcome: Outcome) -> None:
         row = outcome[0]
         self.begun += 1
         self.busy_s += (row.ended - row.started) * row.cpus
-        if row.state == State.SUCCEEDED or not self._returned_instead(block, State(row.state), outcome):
+        if row.state == _SUCCEEDED:
+            self.suspicion.succeeded(dealt.rank, row.job)
+        elif row.state == State.FAILED:
+            self.suspicion.failed(dealt.rank, row.job, row.failure)
+        if row.state == _SUCCEEDED or not self._returned_instead(dealt, State(row.state), outcome):
             self.ended[State(row.state)] += 1
+            self.elsewhere.ended(row.job, row.task)
             self._batch.outcomes.append(outcome)
         self._resolve(lease, 1)
 
-    def _returned_instead(self, block: Block, state: State, outcome: Outcome) -> bool:
+    def _returned_instead(self, dealt: Dealt, state: State, outcome: Outcome) -> bool:
         """Whether the task has not ended with this attempt."""
-        row = outcome[0]
+        row, block = outcome[0], dealt.block
         cancelled = self._leases[row.lease].is_cancelled(row.task)
         if state is State.RETURNED:
             self._run_again(Return(_again(block, row.task), FailureClass(row.failure)), _cancelled(outcome), cancelled)
             return True
         if state is State.FAILED and not cancelled and self._runs_again(block, row):
             self.retried += 1
+            self.elsewhere.failed(row.job, row.task, dealt.rank)
             span = _again(block, row.task, fails=1)
             part = Return(span, FailureClass(row.failure), state, row.exit_code, row.signal)
             self._returned.append((part, outcome))
@@ -174,6 +186,10 @@ class Ledger:
                 self._returned.append((Return(piece, FailureClass.CANCELLED), None))
             else:
                 lease.unstarted.append(piece)
+
+    def holds(self, rank: int) -> bool:
+        """Whether this leader holds any task."""
+        return rank in self._hands
 
     @property
     def holders(self) -> list[int]:

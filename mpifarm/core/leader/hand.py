@@ -27,6 +27,10 @@ class Hand:
         """It has ended."""
         self._remove(lease, (task,))
 
+    def width_of(self, lease: LeaseId) -> int:
+        """Cores of each task of a lease of which it holds any."""
+        return self._leases[lease][0].needs.cpus if lease in self._leases else 1
+
     def give_back(self, spans: Iterable[Span]) -> None:
         """These will not be started."""
         for span in spans:

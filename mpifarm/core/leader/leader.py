@@ -7,11 +7,12 @@ little is hoarded. Outputs and outcomes go to the recorder: see `mpifarm.core.le
 
 from __future__ import annotations
 
+from collections import Counter
 from math import inf
 
 from mpifarm.core.leader.gathering import Gathering
 from mpifarm.core.leader.hand import Hand
-from mpifarm.core.model import Limits, NodeShape
+from mpifarm.core.model import Limits, NodeShape, State
 from mpifarm.core.pacing import Pace
 from mpifarm.core.protocol.actions import Action, LauncherGone, Packed, Send, Tick, ToLauncher
 from mpifarm.core.protocol.messages import (
@@ -42,6 +43,10 @@ LeaderEvent = (
     | LauncherGone | Tick
 )  # fmt: skip
 
+_FAILED = int(State.FAILED)
+_FAILURE_S = 0.1
+"""A quick failure is no sign of pace: a node that fails everything at once must not hoard what others could do."""
+
 
 class Leader:
     """Pure: `handle(event, now)` returns actions. One per node."""
@@ -55,6 +60,8 @@ class Leader:
         self._received = 0  # cpus dealt to this node, ever
         self._busy = 0  # cpus of attempts dealt and not ended
         self._attempts = 0
+        self._wide: Counter[int] = Counter()
+        """Of these, those that need more than one core, by how many."""
         self._ended = 0  # attempts, ever
         self._asked_at = float("-inf")
         self._asked_for = 0
@@ -97,6 +104,9 @@ class Leader:
             case NotStarted(spans, cpus):
                 self._attempts -= sum(span.hi - span.lo for span in spans)
                 self._busy -= cpus
+                if self._wide:
+                    for span in spans:
+                        self._leave(self._hand.width_of(span.lease), span.hi - span.lo)
                 self._hand.give_back(spans)
                 actions.append(Send(DISPATCHER, Unstarted(self._rank, spans)))
             case Stopped(signal):
@@ -118,6 +128,9 @@ class Leader:
         self._received += cpus
         self._busy += cpus
         self._attempts += sum(len(block.tasks) for block in deal.blocks)
+        for block in deal.blocks:
+            if block.needs.cpus > 1:
+                self._wide[block.needs.cpus] += len(block.tasks)
         self._asked_for = 0
         self._hand.take(deal.blocks)
         return [ToLauncher(Start(deal.jobs, deal.blocks))]
@@ -127,17 +140,36 @@ class Leader:
         for row in rows:
             self._busy -= row.cpus
             self._hand.end(row.lease, row.task)
-            self._pace.add(row.ended - row.started)
+            if row.cpus > 1:
+                self._leave(row.cpus, 1)
+            seconds = row.ended - row.started
+            self._pace.add(seconds if row.state != _FAILED else max(seconds, _FAILURE_S))
         self._attempts -= len(rows)
         self._ended += len(rows)
         self._gathering.end(ended, rows)
+
+    def _leave(self, cpus: int, tasks: int) -> None:
+        """So many tasks of that width are in hand no more."""
+        if cpus > 1:
+            self._wide[cpus] -= tasks
+            if self._wide[cpus] <= 0:
+                del self._wide[cpus]
+
+    @property
+    def _gap(self) -> int:
+        """Cores that may idle while a wide task waits for them: so much that is narrower must be in hand, to pass it.
+        The launcher lets so many pass and no more (`core.launcher.launching.PASSES_PER_SLOT`)."""
+        if not self._wide or self._busy <= self._node.slots:
+            return 0  # all that is in hand can run at once
+        widest = max(self._wide)
+        return widest if self._wide[widest] < self._attempts else 0
 
     def _ask(self, now: float) -> list[Action]:
         """Ask when half of what should lie ahead of the slots is used up; say "alive" now and then anyway."""
         if self._lost:
             return []
         ahead = self._pace.cpus_ahead(self._node.slots, self._limits.backlog_s)
-        cpus = 0 if self._stopping else self._node.slots + ahead - self._busy
+        cpus = 0 if self._stopping else self._node.slots + max(ahead, self._gap) - self._busy
         due = cpus > ahead // 2 and cpus > self._asked_for
         if not due and now - self._asked_at < self._limits.leader_beat_s:
             return []
