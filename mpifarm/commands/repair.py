@@ -11,8 +11,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from mpifarm.commands.verify import UNPROVED
+from mpifarm.core.ranges import runs_of
 from mpifarm.errors import UsageError
-from mpifarm.show.text import spans_of, spans_text
+from mpifarm.show.text import ranges_text
 from mpifarm.show.whole_file import draft_of
 
 if TYPE_CHECKING:
@@ -39,14 +40,14 @@ def sentences(path: Path, out: Path, repaired: Repaired) -> Iterator[str]:
     for note in repaired.notes:
         yield f"lost: {note}"
     for job, tasks in repaired.damaged.items():
-        yield f"lost: output, or a part of it, of job {job} task {spans_text(spans_of(tasks))}"
+        yield f"lost: output, or a part of it, of job {job} task {ranges_text(runs_of(tasks))}"
     if repaired.lost_rows:
         count = sum(hi - lo for lo, hi in repaired.lost_rows)
         which = ", ".join(f"{lo}-{hi - 1}" for lo, hi in repaired.lost_rows[:20])
         yield f"lost: {count:,} rows of `attempts` ({which}{' ...' if len(repaired.lost_rows) > 20 else ''})"
         yield "  whose they were, the queue knows: mpifarm verify JOB, once the repaired file has the name of the other"
         if repaired.rowless:
-            which = spans_text(spans_of(repaired.rowless))
+            which = ranges_text(runs_of(repaired.rowless))
             yield f"  tasks with output and no row (lost, or still running then): {which}"
     if repaired.whole:
         yield "every attempt in it has its whole output; what the file once had beyond them, the queue knows"

@@ -13,11 +13,12 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
+from mpifarm.core.ranges import runs_of
 from mpifarm.errors import FarmError, OutputError
 from mpifarm.outputs.outcome_check import held_against
 from mpifarm.outputs.source import archive_of, paths_of
 from mpifarm.outputs.streams_of_tasks import Unanswered
-from mpifarm.show.text import spans_of, spans_text
+from mpifarm.show.text import ranges_text
 
 if TYPE_CHECKING:
     from mpifarm.core.protocol.facts import JobSummary
@@ -150,7 +151,7 @@ def damaged_rows(path: Path, told: Callable[[int], None]) -> tuple[int, list[tup
             except OutputError:
                 row, where = None, "rows of `attempts` that cannot be read"
             damaged.setdefault(where, []).append(number if row is None else row.task)
-        return run.rows, [(spans_text(spans_of(numbers)), why) for why, numbers in damaged.items()]
+        return run.rows, [(ranges_text(runs_of(numbers)), why) for why, numbers in damaged.items()]
 
 
 def verify(source: Source, jobs: Iterable[JobSummary], told: Callable[[int], None], *, as_json: bool) -> int:

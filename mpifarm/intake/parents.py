@@ -16,6 +16,7 @@ from collections.abc import Iterable
 from typing import NamedTuple
 
 from mpifarm.core.model import Parent
+from mpifarm.core.ranges import disjoint
 from mpifarm.errors import TaskFileError, UsageError
 from mpifarm.intake.cycles import Waiting
 
@@ -151,13 +152,12 @@ _COUNTING = " (tasks are counted, not lines)"
 
 def merged(parents: Iterable[Parent]) -> tuple[Parent, ...]:
     """In order, each task named once of either kind."""
-    found: list[Parent] = []
-    for parent in sorted(parents, key=lambda parent: (parent.any, parent.lo)):
-        if found and found[-1].any == parent.any and parent.lo <= found[-1].hi:
-            found[-1] = found[-1]._replace(hi=max(found[-1].hi, parent.hi))
-        else:
-            found.append(parent)
-    return tuple(found)
+    all_of = list(parents)
+    return tuple(
+        Parent(lo, hi, any_end)
+        for any_end in (False, True)
+        for lo, hi in disjoint((parent.lo, parent.hi) for parent in all_of if parent.any is any_end)
+    )
 
 
 class Parents:

@@ -10,9 +10,10 @@ from collections import OrderedDict, defaultdict
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import TYPE_CHECKING, BinaryIO, NamedTuple
 
+from mpifarm.core.ranges import extend
 from mpifarm.core.row import STDERR, STDERR_CUT, STDOUT, STDOUT_CUT, AttemptRow, output_checksum
 from mpifarm.errors import FarmError, OutputError
-from mpifarm.show.text import spans_text
+from mpifarm.show.text import ranges_text
 
 if TYPE_CHECKING:
     from mpifarm.queue.client import TaskLine
@@ -126,23 +127,19 @@ class Unanswered:
     """Collects why tasks could not be served, tasks with one reason together."""
 
     def __init__(self) -> None:
-        self._spans: defaultdict[str, list[list[int]]] = defaultdict(list)
+        self._ranges: defaultdict[str, list[tuple[int, int]]] = defaultdict(list)
         self._code = 0
 
     def add(self, task: int, error: FarmError) -> None:
         self._code = max(self._code, error.exit_code)
-        spans = self._spans[str(error)]
-        if spans and spans[-1][1] == task - 1:
-            spans[-1][1] = task
-        else:
-            spans.append([task, task])
+        extend(self._ranges[str(error)], task)
 
     def missing(self) -> Missing:
         return Missing([f"task {tasks}: {reason}" for tasks, reason in self.reasons()], self._code)
 
     def reasons(self) -> list[tuple[str, str]]:
         """(tasks, why), the tasks as `--tasks` takes them."""
-        return [(spans_text(spans), reason) for reason, spans in self._spans.items()]
+        return [(ranges_text(ranges), reason) for reason, ranges in self._ranges.items()]
 
 
 def each_attempt(

@@ -12,6 +12,7 @@ from typing import NamedTuple
 
 import numpy as np
 
+from mpifarm.core.ranges import disjoint
 from mpifarm.outputs.accounting import Bools, Floats, Ints
 
 TIME_BINS, RATE_BINS = 240, 60
@@ -28,12 +29,7 @@ class TimeAxis:
     """Places Unix times on the run time axis; what lies outside every span is placed at its edge."""
 
     def __init__(self, spans: Iterable[tuple[float, float]]) -> None:
-        merged: list[list[float]] = []
-        for start, end in sorted(spans):
-            if merged and start <= merged[-1][1]:
-                merged[-1][1] = max(merged[-1][1], end)
-            else:
-                merged.append([start, end])
+        merged = disjoint(spans)
         self._times = np.array(merged).reshape(-1)
         lengths = np.array([end - start for start, end in merged])
         ends = np.cumsum(lengths)

@@ -15,6 +15,7 @@ from mpifarm.core.job.policy import JobText
 from mpifarm.core.model import JobId, Kind, Parent, Part, State, TaskText
 from mpifarm.core.needs import Needs
 from mpifarm.core.protocol.verbs import Outcome
+from mpifarm.core.ranges import pieces
 
 
 @dataclass(slots=True)
@@ -48,9 +49,8 @@ class Range:
 
     def cut(self, lo: int, hi: int) -> tuple[list[Range], list[Range]]:
         """The part within `[lo, hi)`, and what is left of it: one or none, and up to two."""
-        bounds = [(max(self.lo, lo), min(self.hi, hi)), (self.lo, min(self.hi, lo)), (max(self.lo, hi), self.hi)]
-        inside, *outside = [[replace(self, lo=lo, hi=hi)] if lo < hi else [] for lo, hi in bounds]
-        return inside, outside[0] + outside[1] if inside else [self]
+        cuts = [(replace(self, lo=lo, hi=hi), inside) for lo, hi, inside in pieces(self.lo, self.hi, [(lo, hi)])]
+        return [part for part, inside in cuts if inside], [part for part, inside in cuts if not inside]
 
 
 class Places:

@@ -226,17 +226,6 @@ def _painted(line: TaskLine, look: Look) -> bool:
     return look.colour and line.state in _COLOURS
 
 
-def spans_of(numbers: Iterable[int]) -> list[list[int]]:
-    """First and last of each run of ascending numbers."""
-    spans: list[list[int]] = []
-    for number in numbers:
-        if spans and spans[-1][1] == number - 1:
-            spans[-1][1] = number
-        else:
-            spans.append([number, number])
-    return spans
-
-
-def spans_text(spans: Iterable[Sequence[int]]) -> str:
-    """First and last task of each span, as `--tasks` takes them: `3,7-9`."""
-    return ",".join(str(lo) if lo == hi else f"{lo}-{hi}" for lo, hi in spans)
+def ranges_text(ranges: Iterable[tuple[int, int]]) -> str:
+    """Ranges as `--tasks` takes them: `3,7-9`."""
+    return ",".join(str(lo) if hi - lo == 1 else f"{lo}-{hi - 1}" for lo, hi in ranges)

@@ -13,8 +13,8 @@ from mpifarm.show.text import (
     jobs_text,
     lasted_s,
     printable,
+    ranges_text,
     run_state,
-    spans_text,
     task_head,
     task_text,
     telling_line,
@@ -159,5 +159,5 @@ def test_utilisation_is_a_share_of_what_was_offered() -> None:
     assert busy_share(a_run(slots=10, started=NOW, busy_s=0.0), NOW) == 0.0
 
 
-def test_spans() -> None:
-    assert spans_text([(3, 3), (7, 9)]) == "3,7-9"
+def test_ranges() -> None:
+    assert ranges_text([(3, 4), (7, 10)]) == "3,7-9"

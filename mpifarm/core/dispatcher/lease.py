@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator
 
 from mpifarm.core.model import Block, Span
-from mpifarm.core.ranges import disjoint
+from mpifarm.core.ranges import disjoint, pieces
 
 
 class Dealt:
@@ -45,14 +45,5 @@ class Lease:
 
 def split(span: Span, ranges: Iterable[tuple[int, int]]) -> Iterator[tuple[Span, bool]]:
     """The span in pieces, and whether each lies in one of the sorted ranges."""
-    lo = span.lo
-    for range_lo, range_hi in ranges:
-        cut_lo, cut_hi = max(lo, range_lo), min(span.hi, range_hi)
-        if cut_lo >= cut_hi:
-            continue
-        if lo < cut_lo:
-            yield span._replace(lo=lo, hi=cut_lo), False
-        yield span._replace(lo=cut_lo, hi=cut_hi), True
-        lo = cut_hi
-    if lo < span.hi:
-        yield span._replace(lo=lo), False
+    for lo, hi, inside in pieces(span.lo, span.hi, ranges):
+        yield span._replace(lo=lo, hi=hi), inside

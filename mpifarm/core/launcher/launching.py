@@ -15,13 +15,14 @@ What leaves the queue unbegun is a drain's, a cancel's, or could not end in time
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Sequence
 from math import inf
 from typing import NamedTuple
 
 from mpifarm.core.launcher.packing import Node
 from mpifarm.core.model import AttemptKey, Block, FailureClass, LeaseId, Span, TaskText
 from mpifarm.core.needs import Needs
+from mpifarm.core.ranges import pieces
 
 LOOK_AHEAD = 64
 PASSES_PER_SLOT = 2
@@ -222,7 +223,9 @@ class Launching:
             if queued.block.lease not in of_lease:
                 self._queue.append(queued)
                 continue
-            for block, cancelled in _pieces(queued.rest, sorted(of_lease[queued.block.lease])):
+            rest = queued.rest
+            for lo, hi, cancelled in pieces(rest.lo, rest.hi, sorted(of_lease[queued.block.lease])):
+                block = rest.part(lo - rest.lo, hi - lo)
                 if cancelled:
                     taken_out.append(block)
                 else:
@@ -246,17 +249,3 @@ class Launching:
             attempt.terminated = True
         self.next_due = min((attempt.signal_at for attempt in self.running.values()), default=inf)
         return signals
-
-
-def _pieces(block: Block, ranges: Iterable[tuple[int, int]]) -> Iterator[tuple[Block, bool]]:
-    """The block cut at the sorted ranges, and whether each piece lies in one."""
-    for lo, hi in ranges:
-        lo, hi = max(lo, block.lo), min(hi, block.hi)
-        if lo >= hi:
-            continue
-        if block.lo < lo:
-            yield block.head(lo - block.lo), False
-        yield block.tail(lo - block.lo).head(hi - lo), True
-        block = block.tail(hi - block.lo)
-    if block.tasks:
-        yield block, False

@@ -18,6 +18,7 @@ import h5py
 import numpy as np
 
 from mpifarm.core.model import FailureClass, State
+from mpifarm.core.ranges import disjoint
 from mpifarm.errors import OutputError
 from mpifarm.runfile import format
 from mpifarm.runfile.codec import expand
@@ -246,7 +247,7 @@ class _Repair:
             table[number * count :] = rows
             lost += [(number * count + lo, number * count + hi) for lo, hi in _spans(blank[: len(rows)])]
         first = {ATTEMPTS: self._first.rows, EXTENTS: self._first.extents}.get(name, 0)
-        return [(max(lo, first), hi) for lo, hi in _joined(lost) if hi > first]
+        return [(max(lo, first), hi) for lo, hi in disjoint(lost) if hi > first]
 
     def _rowless(self, run: RunFile) -> list[int]:
         """Tasks that wrote something and have no row."""
@@ -285,13 +286,3 @@ def _sound(chunk: Chunk, stored: bytes) -> tuple[bytes, bool]:
 def _spans(mask: Rows) -> Iterator[tuple[int, int]]:
     edges = np.flatnonzero(np.diff(np.concatenate(([False], mask, [False])).astype(np.int8)))
     yield from zip(edges[::2].tolist(), edges[1::2].tolist())
-
-
-def _joined(spans: list[tuple[int, int]]) -> list[tuple[int, int]]:
-    joined: list[tuple[int, int]] = []
-    for lo, hi in spans:
-        if joined and joined[-1][1] == lo:
-            joined[-1] = (joined[-1][0], hi)
-        else:
-            joined.append((lo, hi))
-    return joined
