@@ -5,8 +5,9 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from mpifarm.commands.answer import say
+from mpifarm.core.lifecycle import STATES
 from mpifarm.show.objects import job_object
-from mpifarm.show.text import STATES, when
+from mpifarm.show.text import when
 
 if TYPE_CHECKING:
     from mpifarm.queue.client import Client, JobSummary

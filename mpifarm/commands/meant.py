@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from mpifarm.core.lifecycle import STATES
 from mpifarm.errors import UsageError
 from mpifarm.selection.report_options import Ranges, named_tasks
-from mpifarm.show.text import STATES
 from mpifarm.units import parse_ranges
 
 if TYPE_CHECKING:

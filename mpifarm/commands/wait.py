@@ -9,10 +9,10 @@ from typing import TYPE_CHECKING
 
 from mpifarm.commands.answer import tell
 from mpifarm.commands.meant import choose, counts_of
+from mpifarm.core.lifecycle import STATES
 from mpifarm.core.model import Limits
 from mpifarm.errors import QueueUnreachable
 from mpifarm.selection.report_options import Ranges
-from mpifarm.show.text import STATES
 
 if TYPE_CHECKING:
     from mpifarm.queue.client import Client, JobSummary

@@ -11,12 +11,13 @@ from html import escape
 from typing import TYPE_CHECKING, NamedTuple
 
 from mpifarm import __version__
+from mpifarm.core.lifecycle import STATES
 from mpifarm.core.model import RunId
 from mpifarm.outputs.accounting import NAMES, Account, core_time
 from mpifarm.page import charts
 from mpifarm.page.binning import KINDS, RATE_BINS, TIME_BINS, Charted, joined
 from mpifarm.page.style import STYLE
-from mpifarm.show.text import STATES, JobReport, busy_share, ending, lasted_s, printable, run_state, telling_line, when
+from mpifarm.show.text import JobReport, busy_share, ending, lasted_s, printable, run_state, telling_line, when
 from mpifarm.units import format_seconds
 
 if TYPE_CHECKING:

@@ -13,6 +13,7 @@ from psycopg import Rollback
 from psycopg.types.json import Jsonb
 
 from mpifarm.core.job.policy import Policy
+from mpifarm.core.lifecycle import STATES
 from mpifarm.core.model import FailureClass, JobId, Limits, Parent, Part, RunId, State
 from mpifarm.core.needs import Needs
 from mpifarm.core.protocol.facts import FailureLine, JobSummary, PastAttempt, RunLine, Submitted, TaskLine, Terms
@@ -39,7 +40,6 @@ SQL = queries()
 
 _FAILURES = {failure.value: failure.name.lower() for failure in FailureClass}
 _BAD = frozenset(("failed", "cancelled"))
-_STATES = ("waiting", "pending", "running", "succeeded", "failed", "cancelled")
 
 
 class Client(Changes):
@@ -131,7 +131,7 @@ class Client(Changes):
         self, job: JobId, *, ranges: Sequence[tuple[int, int]] | None = None, states: Collection[str] | None = None
     ) -> Iterator[TaskLine]:
         """Tasks in order of their number, fetched as they are asked for. `ranges`: half-open, None for all."""
-        wanted = list(_STATES if states is None else states)
+        wanted = list(STATES if states is None else states)
         statement = SQL["tasks_bad" if _BAD.issuperset(wanted) else "tasks"]
         for lo, hi in disjoint(ranges) if ranges is not None else [(1, 2**31 - 1)]:
             values = {"job": job, "lo": lo, "hi": hi, "states": wanted}
@@ -154,7 +154,7 @@ class Client(Changes):
 
     def counts(self, job: JobId, ranges: Sequence[tuple[int, int]]) -> dict[str, int]:
         """How many of these tasks are in which state; for a whole job, `find` costs less."""
-        counts = dict.fromkeys(_STATES, 0)
+        counts = dict.fromkeys(STATES, 0)
         with self._database.using() as connection:
             for lo, hi in disjoint(ranges):
                 for state, count in connection.execute(SQL["counts"], {"job": job, "lo": lo, "hi": hi}):

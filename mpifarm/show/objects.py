@@ -11,7 +11,8 @@ import json
 from collections.abc import Iterable, Iterator
 from typing import TYPE_CHECKING
 
-from mpifarm.show.text import STATES, JobReport, busy_share, lasted_s, run_state
+from mpifarm.core.lifecycle import STATES
+from mpifarm.show.text import JobReport, busy_share, lasted_s, run_state
 
 if TYPE_CHECKING:
     from mpifarm.queue.client import JobSummary, RunLine, TaskLine

@@ -12,13 +12,13 @@ from collections.abc import Iterable, Sequence
 from datetime import datetime, timezone
 from typing import TYPE_CHECKING, NamedTuple
 
+from mpifarm.core.lifecycle import STATES
 from mpifarm.errors import UsageError
 from mpifarm.units import format_seconds
 
 if TYPE_CHECKING:
     from mpifarm.queue.client import FailureLine, JobSummary, RunLine, TaskLine
 
-STATES = ("waiting", "pending", "running", "succeeded", "failed", "cancelled")
 _COLOURS = {"succeeded": "\x1b[32m", "failed": "\x1b[31m", "running": "\x1b[36m", "lost": "\x1b[31m"}
 _PLAIN = "\x1b[0m"
 _SPELLINGS = {"done": "succeeded", "completed": "succeeded", "complete": "succeeded", "success": "succeeded"}

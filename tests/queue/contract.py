@@ -13,6 +13,7 @@ from mpifarm.core.protocol.facts import Cancelled, Terms
 from mpifarm.core.protocol.verbs import CancelTasks, DrainRun
 from mpifarm.errors import QueueError
 from mpifarm.queue import Batch, Return
+from tests.queue.lifecycle import LifecycleContract
 from tests.queue.worlds import HERE, LEASE_S, World, all_ended, ended, lease, like_tasks, one, span
 
 
@@ -444,5 +445,5 @@ class ParentsContract:
         world.check()
 
 
-class QueueContract(LeaseContract, RecordContract, ExpireContract, OrdersContract, ParentsContract):
+class QueueContract(LeaseContract, RecordContract, ExpireContract, OrdersContract, ParentsContract, LifecycleContract):
     """All of it."""

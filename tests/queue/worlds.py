@@ -128,7 +128,7 @@ class MemoryWorld:
 
     def submit_on(self, terms: Terms, *parts: Part) -> JobId:
         of_job = {"policy": terms.policy, "tags": terms.tags, "max_fails": terms.max_fails}
-        return self.memory.add_job("job", parts, b"/tmp", **of_job)  # type: ignore[arg-type]
+        return self.memory.add_job(terms.name or "job", parts, b"/tmp", **of_job)  # type: ignore[arg-type]
 
     def cancel(self, job: JobId, lo: int, hi: int) -> Cancelled:
         return self.memory.cancel(job, lo, hi)
