@@ -27,7 +27,8 @@ PATTERN_CHARACTERS_MAX = 1000
 TAG_CHARACTERS_MAX = 200
 
 _RULE = re.compile(r"([^:=]*)(?::([^=]*))?(?:=(.*))?", re.DOTALL)
-_CHARGED = ("exit", "signal", "timeout", "oom", "launch")
+_UNCHARGED = (FailureClass.NONE, FailureClass.WALLTIME, FailureClass.LOST, FailureClass.CANCELLED)
+_CHARGED = tuple(failure.name.lower() for failure in FailureClass if failure not in _UNCHARGED)
 _CODED = {"exit": "an exit code from 1 to 255", "signal": "a signal such as 9 or KILL"}
 
 

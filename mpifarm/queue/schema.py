@@ -14,8 +14,8 @@ SQL = queries()
 ROLES = ("mpifarm_submitter", "mpifarm_runner", "mpifarm_reader")
 """Of roles.sql, which says what each may do."""
 
-VERSION = 3
-"""What this mpifarm speaks: the number of its migrations."""
+VERSION = len(migrations())
+"""What this mpifarm speaks."""
 
 _LOCK = 0x6D70_6966_6172_6D00
 """Advisory lock ("mpifarm") under which schemas are made and changed."""

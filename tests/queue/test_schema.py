@@ -57,6 +57,7 @@ def test_schema_equals_migrations(pg_empty: Dsn) -> None:
 
 def test_every_version_has_a_migration() -> None:
     assert len(statements.migrations()) == schema.VERSION
+    assert b"INSERT INTO mpifarm.meta (version) VALUES (%d);" % schema.VERSION in statements.schema()
 
 
 def test_made_on_first_use_by_whoever_comes_first(pg_empty: Dsn) -> None:
