@@ -51,6 +51,7 @@ from mpifarm.core.recorder.recorder import Recorder
 from mpifarm.core.roles import assign
 from mpifarm.core.row import EXTENT, STDOUT, AttemptRow, unpack_rows
 from mpifarm.queue.memory import MemoryQueue
+from tests.sim.sanity import sanity_check
 
 LIMITS = Limits()
 TICK_S = 0.25
@@ -266,6 +267,8 @@ class Run:
         if rank in self.silent or self.finished:
             return
         self.perform(rank, self.machines[rank, role].handle(event, self.world.now))
+        if role is Role.DISPATCHER:
+            sanity_check(self.dispatcher)
 
     def perform(self, rank: int, actions: list[act.Action]) -> None:
         for action in actions:
