@@ -36,6 +36,7 @@ from mpifarm.core.protocol.messages import (
     Ended,
     FileClosed,
     FileOpened,
+    FileTrouble,
     Free,
     NotStarted,
     OpenFile,
@@ -78,8 +79,18 @@ class Launcher:
         self.cells = Cells(60, LIMITS.chunk_bytes, 10)
         self.closing = False
         self.cancelled: list[tuple[int, int, int]] = []
+        self.begun: list[tuple[int, int]] = []
+        self.dead = False
+
+    def die(self) -> None:
+        """With all that runs; the leader sees it and reads the marks of what had begun."""
+        running = tuple((attempt.block.lease, attempt.task) for attempt in self.machine.running.values())
+        self._say(act.LauncherGone("killed", running, len(self.begun), tuple(self.begun[-64:])))
+        self.dead = True
 
     def take(self, message: Any) -> None:
+        if self.dead:
+            return
         world = self.run.world
         match decode(encode(message)):
             case Setup(must_end_by=must_end_by):
@@ -103,6 +114,7 @@ class Launcher:
         world = self.run.world
         while (attempt := self.machine.take(world.now)) is not None:
             self.started[attempt] = world.now
+            self.begun.append((attempt.block.lease, attempt.task))
             world.may_begin(self.run, attempt)
             lease, task = attempt.block.lease, attempt.task
             assert not any(lease == its and lo <= task < hi for its, lo, hi in self.cancelled), "cancelled, yet begun"
@@ -128,7 +140,7 @@ class Launcher:
         self._look()
 
     def _end(self, attempt: Running, status: int) -> None:
-        if self.machine.running.get(attempt.slot) is not attempt:
+        if self.dead or self.machine.running.get(attempt.slot) is not attempt:
             return  # it has ended before, by a signal
         self.machine.free(attempt.slot)
         self._print(attempt, self.run.world.random.choice((0, 0, 5, 100)))
@@ -166,7 +178,9 @@ class Launcher:
         self._say(Ended(row.packed(), {}))
 
     def _say(self, message: Any) -> None:
-        self.run.arrive(self.rank, self.rank, Role.LEADER, decode(encode(message)))
+        if not self.dead:
+            said = message if isinstance(message, act.LauncherGone) else decode(encode(message))
+            self.run.arrive(self.rank, self.rank, Role.LEADER, said)
 
 
 class Run:
@@ -300,6 +314,14 @@ class Run:
             self.launchers[rank].take(message)
 
     # --- doors ---
+
+    def stop_writing(self, seconds: float) -> None:
+        """The file system answers nothing for so long."""
+        self._appended_at = self._stored_at = self.world.now + seconds
+
+    def break_file(self) -> None:
+        """It can be written no more, and no other can be made."""
+        self.arrive(self.roles.recorder, self.roles.recorder, Role.RECORDER, FileTrouble("broken", fatal=True))
 
     def _append(self, rank: int, output: Any) -> None:
         """In the file after a while and durable after another, in order."""
