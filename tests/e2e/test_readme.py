@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import platform
 import re
 import shutil
 import subprocess
@@ -47,6 +48,20 @@ def test_commands(farm: Farm) -> None:
             said += _shell(farm, command)
     assert "2 succeeded" in said or "3 succeeded" in said
     assert (farm.cwd / "outputs").is_dir()
+
+
+def _told(line: str) -> str:
+    """What a line says, whatever the machine, the folder and the clock."""
+    line = re.sub(r"(?<!\w)/\S+", "PATH", line.replace(platform.node(), "vm"))
+    return " ".join(re.sub(r"\d[\d.,:-]*( ?(ms|s|%)(?!\w))?", "N", line).split())
+
+
+def test_what_the_commands_say(farm: Farm) -> None:
+    (farm.cwd / "tasks.txt").write_text("echo one\necho two >&2; exit 2\necho three\necho four\n")
+    (block,) = _blocks("said")
+    for command, *lines in (each.splitlines() for each in block.removeprefix("$ ").split("\n$ ")):
+        said = [_told(line) for line in _shell(farm, command).splitlines()]
+        assert [told for line in lines if (told := _told(line)) not in said] == [], said
 
 
 def test_plain_h5py(farm: Farm) -> None:
