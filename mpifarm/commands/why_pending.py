@@ -10,6 +10,7 @@ from collections.abc import Collection, Mapping
 from typing import TYPE_CHECKING
 
 from mpifarm.commands.answer import run_command_here
+from mpifarm.core.job.routing import route
 from mpifarm.core.needs import Needs
 from mpifarm.units import format_seconds
 
@@ -75,14 +76,7 @@ def _why_not(run: RunLine, job: JobSummary, pending: Collection[Needs]) -> str |
 
 def chosen(run: RunLine, name: str, tags: Mapping[str, str]) -> bool:
     """Whether a run's --jobs and --tags let it work on a job, as a lease has it (see sql/queries.sql)."""
-    if run.jobs and name not in run.jobs:
-        return False
-    return not run.tags or any(_fits(word, tags) for word in run.tags)
-
-
-def _fits(word: str, tags: Mapping[str, str]) -> bool:
-    name, equals, value = word.partition("=")
-    return word in ("*", *tags) or (bool(equals) and tags.get(name) == value)
+    return (not run.jobs or name in run.jobs) and route(run.tags, tags) is not None
 
 
 def _room(run: RunLine) -> Needs:

@@ -13,6 +13,7 @@ from dataclasses import dataclass, field, replace
 from itertools import islice
 
 from mpifarm.core.job.policy import JobText, Policy
+from mpifarm.core.job.routing import route
 from mpifarm.core.model import Block, FailureClass, JobId, LeaseId, RunId, Span, State
 from mpifarm.core.needs import Needs
 from mpifarm.core.protocol.facts import Cancelled
@@ -177,9 +178,9 @@ class MemoryQueue:
         """The jobs a run may take from, in the order it does."""
         routes: dict[JobId, int] = {}
         for number, job in self._places.jobs.items():
-            fits = [nth for nth, word in enumerate(info.tags) if _matches(word, job.tags)] if info.tags else [0]
-            if fits and not job.held and (not info.jobs or job.text.name in info.jobs):
-                routes[number] = fits[0]
+            nth = route(info.tags, job.tags)
+            if nth is not None and not job.held and (not info.jobs or job.text.name in info.jobs):
+                routes[number] = nth
         return sorted(routes, key=lambda job: (routes[job], -self._places.jobs[job].priority, job))
 
     def _take(self, run: RunId, job: JobId, part: Range, count: int) -> Block:
@@ -295,8 +296,3 @@ def _counted(parts: Iterable[Range], name: str) -> tuple[int, bool]:
     """Tasks of as many of these ranges as the cap lets be counted, and whether it stopped there."""
     tasks = [part.hi - part.lo for part in islice(parts, cap(name))]
     return sum(tasks), len(tasks) == cap(name)
-
-
-def _matches(word: str, tags: Mapping[str, str]) -> bool:
-    name, equals, value = word.partition("=")
-    return word == "*" or word in tags or (bool(equals) and tags.get(name) == value)

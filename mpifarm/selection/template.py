@@ -7,16 +7,14 @@ that says more than they do. Names are relative, made of plain components: `..` 
 from __future__ import annotations
 
 import re
-from string import Formatter
 
+from mpifarm.core.job import braces
 from mpifarm.core.row import STDERR, STDOUT
 from mpifarm.errors import UsageError
 
 SUFFIXES = {STDOUT: "out", STDERR: "err"}
-NUMBERS, TEXTS = ("task", "attempt"), ("job", "stream", "state")
 DEFAULT, DEFAULT_OF_ATTEMPTS = "{task}.{stream}", "{task}.{attempt}.{stream}"
 
-_WIDTH = re.compile(r"0?[1-9]?[0-9]?d?")
 _EXAMPLE: dict[str, int | str] = {"task": 1, "attempt": 1, "job": "scan", "stream": "out", "state": "failed"}
 _MATCHING = {
     "task": "(?P<task>[0-9]+)",
@@ -33,13 +31,10 @@ class Template:
     def __init__(self, text: str) -> None:
         self._text = text
         try:
-            parts = list(Formatter().parse(text))
+            fields = ", ".join(f"{{{name}}}" for name in _EXAMPLE)
+            self._parts = braces.parse(text, _EXAMPLE, f"there are {fields}, and {{task:06}} for leading zeros")
         except ValueError as error:
             raise self._wrong(str(error)) from None
-        self._parts = [(literal, field, spec or "") for literal, field, spec, _ in parts]
-        for _, field, spec, conversion in parts:
-            if field is not None:
-                self._check(field, spec or "", conversion)
         self.fields = {field for _, field, _ in self._parts if field is not None}
         for needed in ("task", "stream"):
             if needed not in self.fields:
@@ -65,13 +60,6 @@ class Template:
                 pattern += one.replace("(?P<task>", "(?:") if field in seen else one
                 seen.add(field)
         return re.compile(pattern)
-
-    def _check(self, field: str, spec: str, conversion: str | None) -> None:
-        known = ", ".join(f"{{{name}}}" for name in (*NUMBERS, *TEXTS))
-        if field not in (*NUMBERS, *TEXTS) or conversion:
-            raise self._wrong(f"there are {known}, and {{task:06}} for leading zeros")
-        if spec and (field in TEXTS or not _WIDTH.fullmatch(spec)):
-            raise self._wrong(f"{{{field}:{spec}}} is not understood; {{task:06}} is, for leading zeros")
 
     def _wrong(self, reason: str) -> UsageError:
         return UsageError(f"{self._text!r} cannot name files: {reason}")

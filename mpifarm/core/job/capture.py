@@ -11,15 +11,14 @@ from __future__ import annotations
 import fnmatch
 import re
 from collections.abc import Mapping
-from string import Formatter
 from typing import NamedTuple
+
+from mpifarm.core.job import braces
 
 ANY_DIRECTORIES = "**"
 COMPONENTS_MAX = 64
-NUMBERS, TEXTS = ("task", "attempt"), ("job", "")
 
 _GLOB = re.compile(r"[*?[]")
-_WIDTH = re.compile(r"0?[1-9]?[0-9]?d?")
 _EXAMPLE: dict[str, int | str] = {"task": 1, "attempt": 1, "job": "scan", "": "x"}
 
 
@@ -43,17 +42,10 @@ class CapturePattern:
     def __init__(self, text: str) -> None:
         self.text = text
         try:
-            parts = list(Formatter().parse(text))
+            there_are = "there are {task}, {attempt}, {job} and {}, the entry; braces that are meant are doubled"
+            self._parts = braces.parse(text, _EXAMPLE, there_are)
         except ValueError as error:
             raise self._wrong(str(error)) from None
-        self._parts = [(literal, field, spec or "") for literal, field, spec, _ in parts]
-        for _, field, spec, conversion in parts:
-            if field is not None and (field not in (*NUMBERS, *TEXTS) or conversion):
-                raise self._wrong(
-                    "there are {task}, {attempt}, {job} and {}, the entry; braces that are meant are doubled"
-                )
-            if spec and (field in TEXTS or not _WIDTH.fullmatch(spec)):
-                raise self._wrong(f"{{{field}:{spec}}} is not understood; {{task:06}} is, for leading zeros")
         self.components(_EXAMPLE)
 
     def components(self, values: Mapping[str, int | str]) -> list[Component]:
