@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable, Iterator, Sequence
+from decimal import Decimal
 from heapq import merge
 from itertools import groupby
 
@@ -28,6 +29,8 @@ _CLOCK = re.compile(r"(?:([0-9]+)-)?([0-9]+):([0-5]?[0-9]):([0-5]?[0-9](?:\.[0-9
 _CLOCK_S = (86400.0, 3600.0, 60.0, 1.0)
 _DURATION_FORMS = "write 90s, 10m, 1h30m, 2days, HH:MM:SS or D-HH:MM:SS"
 
+_SIZE = re.compile(r"([0-9]{1,20}(?:\.[0-9]{1,9})?)\s*(?:([kKmMgGtTpP])(?:i?[bB])?|([bB]|bytes))")
+
 _PART = re.compile(rf"({_NUMBER})(?:-({_NUMBER})(?::({_NUMBER}))?)?")
 _RANGE_FORMS = "write numbers and ranges such as 3,7-9,20-30:2"
 
@@ -44,6 +47,26 @@ def parse_duration(text: str) -> float:
             if seconds < float("inf"):
                 return seconds
     raise UsageError(f"{text!r} is not a duration: {_DURATION_FORMS}")
+
+
+def parse_bytes(text: str) -> int:
+    """A size such as 4G, 500M, 1.5GiB: units are binary, as batch systems have them. A bare number is refused, since it
+    is bytes in one tool and megabytes in another; 0 is 0."""
+    found = _SIZE.fullmatch(text.strip())
+    if found is None and text.strip() != "0":
+        plain = text.strip()
+        bare = plain.isascii() and plain.isdigit() and len(plain) < 20
+        hint = f"has no unit: write {plain}M or {plain}G" if bare else "is not a size: write 4G or 500M"
+        raise UsageError(f"{text[:40]!r} {hint}")
+    return 0 if found is None else int(Decimal(found[1]) * (1 << 10 * " kmgtp".index((found[2] or " ").lower())))
+
+
+def exact_bytes(size: int) -> str:
+    """As `parse_bytes` reads it, without blanks: 4G, 1536M, 1000B."""
+    for power, unit in ((40, "T"), (30, "G"), (20, "M"), (10, "K")):
+        if size and size % (1 << power) == 0:
+            return f"{size >> power}{unit}"
+    return f"{size}B" if size else "0"
 
 
 def parse_count(text: str, what: str, *, lowest: int = 1, highest: int = 2**31 - 1) -> int:

@@ -9,14 +9,13 @@ from __future__ import annotations
 
 import os
 import warnings
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple, TypedDict
 
 from mpifarm.core.model import Limits, Part, TaskText
 from mpifarm.core.needs import Needs
 from mpifarm.errors import UsageError
-from mpifarm.units import parse_duration
 
 if TYPE_CHECKING:
     from typing_extensions import Unpack
@@ -40,8 +39,16 @@ class Command(NamedTuple):
     name: str | None = None
     """By which others require it."""
     cpus: int | None = None
+    """None, here and below: as `submit` says."""
+    mem: str | int | None = None
+    """Bytes, or as in "4G"."""
+    gpus: float | None = None
+    resource: Mapping[str, float] | None = None
+    node_packing_count: int | None = None
     time_limit: str | float | None = None
-    """Seconds, or as in "10m". None, here and in `cpus`: as `submit` says."""
+    """Seconds, or as in "10m"."""
+    time_request: str | float | None = None
+    category: str | None = None
 
 
 class Options(TypedDict, total=False):
@@ -50,7 +57,13 @@ class Options(TypedDict, total=False):
     name: str
     job: str
     cpus: int
+    mem: str | int
+    gpus: float
+    resource: Mapping[str, float]
+    node_packing_count: int
     time_limit: str | float
+    time_request: str | float
+    category: str
     hold: bool
     priority: int
     tags: Mapping[str, str]
@@ -154,10 +167,9 @@ def _request(options: Mapping[str, Any]) -> Request:
         parse_retry_on,
         parse_tag,
     )
-    from mpifarm.intake.task_options import CPUS_MAX
+    from mpifarm.intake.task_options import BY_KEY
 
     limits = {
-        "cpus": (1, CPUS_MAX),
         "priority": (-(2**31), 2**31 - 1),
         "retries": (0, RETRIES_MAX),
         "crash_limit": (0, CRASHES_MAX),
@@ -177,8 +189,8 @@ def _request(options: Mapping[str, Any]) -> Request:
         known["keep"] = parse_keep(known["keep"])
     for name, value in known.get("tags", {}).items():
         parse_tag(f"{name}={value}")
-    known["time_limit_s"] = _seconds(known.pop("time_limit", 0.0))
-    return Request(**known)
+    needs = _saying(Needs(), {key: known.pop(key) for key in BY_KEY if key in known})
+    return Request(needs=needs, **known)
 
 
 def _parts(commands: Iterable[str | bytes | Command], needs: Needs) -> Iterator[Part]:
@@ -215,17 +227,37 @@ def _bytes(command: object, number: int) -> bytes:
 
 
 def _needs_of(command: Command, needs: Needs, number: int) -> Needs:
-    from mpifarm.intake.task_options import OPTIONS
+    from mpifarm.intake.task_options import BY_KEY
 
-    for option in OPTIONS:
-        value = getattr(command, option.key)
+    try:
+        return _saying(needs, {key: getattr(command, key) for key in BY_KEY})
+    except UsageError as error:
+        raise UsageError(f"commands:{number}: {error}") from None
+
+
+def _saying(needs: Needs, said: Mapping[str, Any]) -> Needs:
+    """`needs` with what is said by these keys of the table. Numbers that want a unit are seconds and bytes here."""
+    from mpifarm.intake.task_options import BY_KEY
+
+    for key, value in said.items():
         if value is not None:
-            plain = _PLAIN.get(option.key)
             try:
-                needs = needs._replace(**{option.field: plain(value)}) if plain else option.put_value(needs, value)
+                needs = BY_KEY[key].put_value(needs, _with_unit(key, value))
             except UsageError as error:
-                raise UsageError(f"commands:{number}: {error}") from None
+                raise UsageError(f"{key}: {str(error).removeprefix(f'{BY_KEY[key].flag}: ')}") from None
     return needs
+
+
+def _with_unit(key: str, value: object) -> object:
+    from mpifarm.intake.task_options import seconds_said
+
+    if isinstance(value, bool) or not isinstance(value, (int, float)):
+        return value
+    if key in ("time_limit", "time_request"):
+        if not 0 <= value < float("inf"):
+            raise UsageError(f"{value!r} is not a number of seconds; 0 is no limit")
+        return seconds_said(float(value))
+    return f"{value}B" if key == "mem" else value
 
 
 def _listed(wanted: Wanted) -> list[int | str]:
@@ -235,15 +267,3 @@ def _listed(wanted: Wanted) -> list[int | str]:
 def _check_whole(value: object, what: str, lowest: int, highest: int) -> None:
     if not isinstance(value, int) or isinstance(value, bool) or not lowest <= value <= highest:
         raise UsageError(f"{what}: {value!r} is not a whole number from {lowest} to {highest}")
-
-
-def _seconds(limit: str | float) -> float:
-    if isinstance(limit, str):
-        return parse_duration(limit)
-    if not 0 <= limit < float("inf"):
-        raise UsageError(f"time_limit: {limit!r} is not a number of seconds; 0 is no limit")
-    return float(limit)
-
-
-_PLAIN: Mapping[str, Callable[[Any], Any]] = {"time_limit": _seconds}
-"""What numbers of Python mean where a text wants a unit."""

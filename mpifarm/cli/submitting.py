@@ -3,16 +3,19 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import reduce
 from typing import Any
 
 import click
 
 from mpifarm.cli.jobs import priority_option, tag_option
 from mpifarm.cli.shared import client_of, dsn_option, json_option, parsed
+from mpifarm.core.needs import Needs
 from mpifarm.errors import UsageError
 from mpifarm.intake.attempt_options import RETRIES_MAX, parse_capture, parse_crash_limit, parse_keep, parse_retry_on
-from mpifarm.intake.task_options import CPUS_MAX
-from mpifarm.units import parse_duration
+from mpifarm.intake.task_options import OPTIONS, SPELLINGS
+
+NEEDS = "mpifarm.needs"
 
 
 def _each(parse: Callable[[str], str]) -> Callable[[click.Context, click.Parameter, tuple[str, ...]], tuple[str, ...]]:
@@ -25,6 +28,41 @@ def _each(parse: Callable[[str], str]) -> Callable[[click.Context, click.Paramet
             raise click.BadParameter(str(error), ctx, param) from None
 
     return callback
+
+
+def _needs(read: Callable[[Needs, str], Needs]) -> Callable[[click.Context, click.Parameter, tuple[str, ...]], None]:
+    """The callback of an option that says what tasks need."""
+
+    def callback(ctx: click.Context, param: click.Parameter, values: tuple[str, ...]) -> None:
+        try:
+            ctx.meta[NEEDS] = reduce(read, values, ctx.meta.get(NEEDS, Needs()))
+        except UsageError as error:
+            raise click.BadParameter(str(error).removeprefix(f"{param.opts[0]}: "), ctx, param) from None
+
+    return callback
+
+
+def _needs_options(command: Callable[..., None]) -> Callable[..., None]:
+    """Every option of the table; what others call the same is taken and not shown."""
+    for name, read in SPELLINGS.items():
+        command = click.option(
+            name,
+            f"needs_{name.strip('-').replace('-', '_')}",
+            multiple=True,
+            expose_value=False,
+            hidden=True,
+            callback=_needs(read),
+        )(command)
+    for option in reversed(OPTIONS):
+        command = click.option(
+            option.flag,
+            multiple=True,
+            expose_value=False,
+            metavar=option.metavar,
+            help=option.help,
+            callback=_needs(option.put),
+        )(command)
+    return command
 
 
 class _Submit(click.Command):
@@ -50,15 +88,7 @@ class _Submit(click.Command):
 @tag_option
 @click.option("--dedupe", is_flag=True, help="Skip tasks that have succeeded here, or are queued, in any job.")
 @click.option("--once", is_flag=True, help="Skip also those that failed: safe to repeat in a requeued batch script.")
-@click.option("--cpus", type=click.IntRange(1, CPUS_MAX), default=1, metavar="N", help="Cores per task; else 1.")
-@click.option(
-    "--time-limit",
-    "time_limit_s",
-    callback=parsed(parse_duration),
-    default="0s",
-    metavar="DUR",
-    help="Per task: 90s, 10m.",
-)
+@_needs_options
 @click.option("--retries", type=click.IntRange(0, RETRIES_MAX), metavar="N", help="How often a failed task runs again.")
 @click.option(
     "--retry-on",
@@ -120,7 +150,7 @@ def submit(ctx: click.Context, /, files: tuple[str, ...], **options: Any) -> int
     """
     from mpifarm.commands import submit as submitting
 
-    request = submitting.Request(files, ctx.obj, **options)
+    request = submitting.Request(files, ctx.obj, needs=ctx.meta.get(NEEDS, Needs()), **options)
     submitting.check(request)
     with submitting.Interruptible() as until_commit, client_of(request.dsn) as client:
         return submitting.submit(client, request, until_commit)

@@ -18,6 +18,7 @@ from mpifarm.core.model import Parent
 from mpifarm.core.needs import Needs
 from mpifarm.errors import UsageError
 from mpifarm.intake.parents import merged
+from mpifarm.intake.task_options import said
 from mpifarm.intake.taskfile import check_command
 from mpifarm.outputs.source import archive_of
 
@@ -125,10 +126,4 @@ def _check(job: JobSummary, task: TaskLine) -> None:
 
 def _directive(before: Needs, after: Needs) -> bytes:
     """What changes, as the task file says it."""
-    words = ["#MPIFARM"]
-    if after.cpus != before.cpus:
-        words += ["--cpus", str(after.cpus)]
-    if after.time_limit_s != before.time_limit_s:
-        plain = repr(after.time_limit_s)
-        words += ["--time-limit", f"{after.time_limit_s:.9f}s" if "e" in plain else f"{plain}s"]
-    return (" ".join(words) + "\n").encode()
+    return (" ".join(["#MPIFARM", *said(after, before)]) + "\n").encode()

@@ -55,8 +55,8 @@ class Request:
     tags: Mapping[str, str] = field(default_factory=dict)
     dedupe: bool = False
     once: bool = False
-    cpus: int = 1
-    time_limit_s: float = 0.0
+    needs: Needs = field(default_factory=Needs)
+    """Of tasks that say nothing of their own."""
     retries: int | None = None
     retry_on: Sequence[Wish] | None = None
     crash_limit: int | None = None
@@ -69,10 +69,6 @@ class Request:
     """Of tasks that must have ended."""
     dsn: str | None = None
     as_json: bool = False
-
-    @property
-    def needs(self) -> Needs:
-        return Needs(self.cpus, time_limit_s=self.time_limit_s)
 
     @property
     def wishes(self) -> Wishes:

@@ -15,6 +15,16 @@ from typing import NamedTuple, cast
 MILLIS = 1000
 """Of a GPU, or of a named resource: shares are counted in thousandths."""
 
+NODE = "node"
+"""The resource of which every node has the same, for tasks that want a share of a node, whatever it is."""
+NODE_SHARES = 1_000_000
+"""How much of it."""
+
+
+def share_of_node(count: int) -> int:
+    """What each of so many takes, who share a node; of what each takes: how many they are, up to a thousand."""
+    return NODE_SHARES // count
+
 
 Resources = tuple[tuple[str, int], ...]
 

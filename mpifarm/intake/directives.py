@@ -12,11 +12,12 @@ from mpifarm.core.model import Parent
 from mpifarm.core.needs import Needs
 from mpifarm.errors import UsageError
 from mpifarm.intake.parents import Unclear
-from mpifarm.intake.task_options import BY_FLAG, PER_JOB, flags
+from mpifarm.intake.task_options import PER_JOB, flags, reader
 
 DIRECTIVE = re.compile(rb"[ \t]*#MPIFARM(?=[ \t]|$)")
 
 _WORD = re.compile(rb"[^ \t=]+|=")
+_VALUE = re.compile(rb"(?:[ \t]*=[ \t]*|[ \t]+)([^ \t=][^ \t]*)")
 
 
 class Barrier:
@@ -59,26 +60,22 @@ def parse_barrier(line: bytes, start: int) -> bool | None:
 
 def parse_options(line: bytes, start: int, needs: Needs) -> Needs:
     """`needs` with the options of the directive replaced: `--option value` or `--option=value`. Raises Unclear."""
-    words = list(_WORD.finditer(line, start))
-    if not words:
+    word = _WORD.search(line, start)
+    if word is None:
         raise Unclear(start, f"the directive names no option ({flags()}) and no BARRIER")
-    position = 0
-    while position < len(words):
-        at = words[position].start()
-        option = _shown(words[position][0])
-        position += 1
-        if option not in BY_FLAG:
-            raise Unclear(at, _not_here(option))
-        if position < len(words) and words[position][0] == b"=":
-            position += 1
-        if position == len(words):
-            raise Unclear(at, f"{option} has no value")
-        value = _shown(words[position][0])
+    while word is not None:
+        option = _shown(word[0])
+        put = reader(option)
+        if put is None:
+            raise Unclear(word.start(), _not_here(option))
+        value = _VALUE.match(line, word.end())
+        if value is None:
+            raise Unclear(word.start(), f"{option} has no value")
         try:
-            needs = BY_FLAG[option].put(needs, value)
+            needs = put(needs, _shown(value[1]))
         except UsageError as error:
-            raise Unclear(words[position].start(), str(error)) from None
-        position += 1
+            raise Unclear(value.start(1), str(error)) from None
+        word = _WORD.search(line, value.end())
     return needs
 
 

@@ -19,14 +19,16 @@ _JUDGED_MAX = 10_000
 
 _OTHERS = {
     "cpus": "cores core ncores ncpus cpu threads nthreads ntasks cpus_per_task num_cpus",
-    "time_limit": "walltime timeout time_min time_request timelimit max_time",
+    "time_limit": "walltime timeout time_min timelimit max_time",
+    "mem": "memory mem_per_task mem_per_rank ram max_memory",
+    "gpus": "gpu ngpus num_gpus gpus_per_task gpus_per_rank",
     "requires": "depends depends_on dependencies dependency deps after parents",
     "requires_any": "afterany after_any",
 }
 """What others call it."""
 _INSTEAD = {theirs: ours for ours, names in _OTHERS.items() for theirs in names.split()}
 _NOT_OBEYED = (
-    "mem", "memory", "gpus", "gpu", "nodes", "ranks", "cwd", "workdir", "env", "stdin", "stdout", "stderr", "shell",
+    "nodes", "ranks", "cwd", "workdir", "env", "stdin", "stdout", "stderr", "shell",
 )  # fmt: skip
 _PER_JOB = {flag[2:].replace("-", "_"): flag for flag in PER_JOB if flag not in ("--name", "--job", "--tag")}
 """Those three are words of other things, too."""

@@ -34,7 +34,7 @@ def refusal(content: str, words: list[str]) -> str:
 
 
 def test_a_record_says_what_a_directive_says() -> None:
-    samples = {"--cpus": "4", "--time-limit": "10m"}
+    samples = {"--cpus": "4", "--time-limit": "10m", "--time-request": "10m", "--mem": "4G", "--resource": "x=1"}
     for option in OPTIONS:
         sample = samples.get(option.flag, "1")
         directive = parse_options(f"{option.flag} {sample}".encode(), 0, ASKED)
