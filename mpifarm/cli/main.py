@@ -25,11 +25,11 @@ from mpifarm.cli.looking import report, tasks
 from mpifarm.cli.shared import dsn_option, parsed
 from mpifarm.cli.submitting import submit
 from mpifarm.errors import FarmError, UsageError
-from mpifarm.intake.task_options import CPUS_MAX
+from mpifarm.intake.task_options import CPUS_MAX, GPUS_MAX, parse_resource
 from mpifarm.rank.options import RunOptions
 from mpifarm.rank.striping import Stripes, parse_stripe_size
 from mpifarm.runfile.codec import CODECS, require
-from mpifarm.units import parse_duration
+from mpifarm.units import parse_bytes, parse_duration
 
 BUG = 70
 """Exit code when mpifarm itself is wrong (EX_SOFTWARE)."""
@@ -142,6 +142,14 @@ def _words(ctx: click.Context, param: click.Parameter, text: str | None) -> tupl
     return words
 
 
+def _resources(ctx: click.Context, param: click.Parameter, words: tuple[str, ...]) -> tuple[tuple[str, int], ...]:
+    """NAME=AMOUNT each, as Needs has them."""
+    try:
+        return tuple(sorted(dict(map(parse_resource, words)).items()))
+    except UsageError as error:
+        raise click.BadParameter(str(error).removeprefix("--resource: "), ctx, param) from None
+
+
 def _patience(text: str) -> float:
     return inf if text == "inf" else parse_duration(text)
 
@@ -203,6 +211,21 @@ def _patience(text: str) -> float:
 @click.option(
     "--cpus", type=click.IntRange(1, CPUS_MAX), metavar="N", help="Slots per node; else the cores given to its ranks."
 )
+@click.option(
+    "--mem", callback=parsed(parse_bytes), metavar="SIZE", help="Memory per node for tasks; else what is found."
+)
+@click.option("--gpus", type=click.IntRange(0, GPUS_MAX), metavar="N", help="GPUs per node; else what is found.")
+@click.option(
+    "--resource",
+    multiple=True,
+    callback=_resources,
+    metavar="NAME=AMOUNT",
+    help="What else each node has, such as licence=4.",
+)
+@click.option(
+    "--reserve-cores", type=click.IntRange(0), default=0, metavar="N", help="Cores of a node that tasks do not get."
+)
+@click.option("--no-pin", is_flag=True, help="Do not hold each task to cores of its own.")
 @click.option("--exit-code", is_flag=True, help="Exit with 1 when a task of this run failed.")
 @click.option(
     "--compress", type=click.Choice(CODECS), default="gzip", help="How outputs are stored; zstd needs mpifarm[zstd]."

@@ -42,7 +42,7 @@ def _needs(read: Callable[[Needs, str], Needs]) -> Callable[[click.Context, clic
     return callback
 
 
-def _needs_options(command: Callable[..., None]) -> Callable[..., None]:
+def _needs_options(command: Callable[..., int]) -> Callable[..., int]:
     """Every option of the table; what others call the same is taken and not shown."""
     for name, read in SPELLINGS.items():
         command = click.option(

@@ -20,6 +20,7 @@ from typing import TYPE_CHECKING, BinaryIO, cast
 
 from mpifarm.commands.answer import run_command_here, tell
 from mpifarm.commands.meant import choose
+from mpifarm.commands.why_pending import never_held
 from mpifarm.core.model import Parent, Part
 from mpifarm.core.needs import Needs
 from mpifarm.core.protocol.facts import Submitted, Terms
@@ -150,6 +151,8 @@ def submit(client: Client, request: Request, until_commit: Interruptible) -> int
         path = os.path.realpath(os.fsencode(request.files[0])) if request.files and request.files[0] != "-" else None
         terms = replace(terms, path=path, digest=content.digest)
         done = client.submit_on(terms, request.source, cwd, until_commit.all_of(parts), progress.show)
+    for line in never_held(client, done.job) if done.job is not None else ():
+        tell(f"warning: {line}")
     _say(request, done, time.monotonic() - started)
     return BORN_CANCELLED if done.cancelled else 0
 

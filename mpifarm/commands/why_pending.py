@@ -39,9 +39,8 @@ def why_pending(client: Client, job: JobSummary, tasks: tuple[int, int], dsn: st
         return lines
     too_wide = {its: tasks for its, tasks in pending.items() if not any(its.fits(_room(run)) for run in able)}
     if too_wide:
-        most, widest = max(its.cpus for its in too_wide), max(_room(run).cpus for run in able)
-        count = sum(too_wide.values())
-        lines.append(f"{count:,} need up to {most} cores, and a node of the live runs has about {widest}")
+        largest = max(map(_room, able))
+        lines.append(f"{sum(too_wide.values()):,} need more than a live run has in a node: {_lacks(too_wide, largest)}")
     before = [
         other
         for other in client.jobs()
@@ -56,6 +55,17 @@ def why_pending(client: Client, job: JobSummary, tasks: tuple[int, int], dsn: st
     return lines or [f"nothing stands in the way: the next lease of run {named} may bring it"]
 
 
+def never_held(client: Client, job: JobSummary) -> list[str]:
+    """What no node of a live run has for pending tasks of a job; nothing is said where no run is live."""
+    live = [run.room for run in client.runs() if run.live and run.room is not None]
+    if not live:
+        return []
+    never = {its: tasks for its, tasks in client.pending(job.id).items() if not any(its.fits(room) for room in live)}
+    if not never:
+        return []
+    return [f"{sum(never.values()):,} tasks need more than a node of any live run has: {_lacks(never, max(live))}"]
+
+
 def _why_not(run: RunLine, job: JobSummary, pending: Collection[Needs]) -> str | None:
     """Why a live run takes none of the tasks that need this; None: it may."""
     if run.jobs and job.name not in run.jobs:
@@ -65,8 +75,8 @@ def _why_not(run: RunLine, job: JobSummary, pending: Collection[Needs]) -> str |
         return f"works on --tags {','.join(run.tags)}, and the job has {has}"
     room = _room(run)
     if pending and not any(its.fits(room) for its in pending):
-        return f"has about {room.cpus} cores in a node, and {min(its.cpus for its in pending)} are needed"
-    time_limit_s = min((its.time_limit_s for its in pending if its.fits(room)), default=0.0)
+        return f"has too little in a node: {_lacks(pending, room)}"
+    time_limit_s = min((its.begins_with_s for its in pending if its.fits(room)), default=0.0)
     left_s = None if run.ends is None else max(0.0, run.ends - time.time())
     if left_s is not None and time_limit_s > left_s:
         limit = format_seconds(time_limit_s)
@@ -79,6 +89,12 @@ def chosen(run: RunLine, name: str, tags: Mapping[str, str]) -> bool:
     return (not run.jobs or name in run.jobs) and route(run.tags, tags) is not None
 
 
+def _lacks(pending: Collection[Needs], room: Needs) -> str:
+    """What of a room is not enough for those that need least."""
+    least = min(pending, key=lambda its: (len(its.lacking(room)), its))
+    return "wanted are " + ", ".join(least.lacking(room))
+
+
 def _room(run: RunLine) -> Needs:
-    """What a node of the run has, about."""
-    return Needs(cpus=run.slots // max(1, run.nodes))
+    """What a node of the run has; of a run before schema version 4 about how many cores."""
+    return run.room or Needs(cpus=run.slots // max(1, run.nodes))

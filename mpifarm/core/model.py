@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from enum import IntEnum
 from typing import NamedTuple, NewType
 
-from mpifarm.core.needs import Needs
+from mpifarm.core.needs import MILLIS, NODE, NODE_SHARES, Needs, Resources
 
 JobId = NewType("JobId", int)
 LeaseId = NewType("LeaseId", int)
@@ -143,6 +143,20 @@ class NodeShape:
 
     slots: int
     """How many single-core attempts may run at once; the number of cores unless the user said otherwise."""
+    memory_bytes: int = 0
+    gpus: tuple[str, ...] = ()
+    """As `gpu_variable` names them."""
+    gpu_variable: str = ""
+    """By which tasks are told theirs; empty: not known."""
+    resources: Resources = ()
+    pin: bool = False
+    """Each attempt is held to cores of its own; slot number n begins at the n-th of `cpus`."""
+
+    @property
+    def room(self) -> Needs:
+        """What it has, in the words of what tasks need."""
+        resources = tuple(sorted({**dict(self.resources), NODE: NODE_SHARES}.items()))
+        return Needs(self.slots, self.memory_bytes, len(self.gpus) * MILLIS, resources)
 
 
 @dataclass(frozen=True, slots=True)

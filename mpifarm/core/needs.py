@@ -48,6 +48,11 @@ class Needs(NamedTuple):
     category: str = ""
     """Tasks of one category are expected to need alike; empty: told by their program."""
 
+    @property
+    def begins_with_s(self) -> float:
+        """What must be left of an allocation for it to begin."""
+        return self.time_request_s or self.time_limit_s
+
     def fits(self, room: Needs) -> bool:
         """Whether each of its nodes could be one that has this, and there are enough of them."""
         return (
@@ -55,6 +60,18 @@ class Needs(NamedTuple):
             and self.nodes <= room.nodes
             and (not self.resources or all(map(le, *_beside(self, room))))
         )
+
+    def lacking(self, room: Needs) -> list[str]:
+        """In words, each thing that it wants more of than a room has: `4 cores of 2`, `64 GiB of 16 GiB`."""
+        rest = room.resources
+        wanted = [(n, w, h) for n, w, h in zip(self._fields, _amounts(self), _amounts(room)) if w > h]
+        wanted += [(n, w, dict(rest).get(n, 0)) for n, w in self.resources if w > dict(rest).get(n, 0)]
+        return [f"{_spelled(name, amount)} of {_spelled(name, has)}" for name, amount, has in wanted]
+
+    def said(self) -> str:
+        """In words: `4 cores, 16 GiB, 0.5 GPUs`."""
+        amounts = [*zip(self._fields, _amounts(self)), *((n, a) for n, a in self.resources if n != NODE)]
+        return ", ".join(_spelled(name, amount) for name, amount in amounts if amount)
 
     def times(self, tasks: int) -> Needs:
         """What so many of these need, side by side."""
@@ -100,6 +117,16 @@ class Needs(NamedTuple):
 
 _AMOUNTS = Needs._fields.index("resources")
 """Fields before it are plain amounts."""
+
+
+def _spelled(name: str, amount: int) -> str:
+    if name == "cpus":
+        return f"{amount} core{'s' if amount != 1 else ''}"
+    if name == "memory_bytes":
+        power, unit = next((p, u) for p, u in ((30, "GiB"), (20, "MiB"), (0, "bytes")) if amount >> p or not p)
+        return f"{amount / (1 << power):.4g} {unit}"
+    plain = f"{amount / MILLIS:g}"
+    return f"{plain} GPU{'s' if amount != MILLIS else ''}" if name == "gpu_millis" else f"{plain} {name}"
 
 
 def _amounts(needs: Needs) -> tuple[int, ...]:

@@ -96,6 +96,7 @@ def _of_this_process(name: bytes) -> bool:
 JOB, TASK, ATTEMPT = b"MPIFARM_JOB", b"MPIFARM_TASK", b"MPIFARM_ATTEMPT"
 # Which launcher started it: see `mpifarm.launch.strays`.
 LAUNCHER = b"MPIFARM_LAUNCHER"
+CPU_LIST, GPUS, MEM = b"MPIFARM_CPU_LIST", b"MPIFARM_GPUS", b"MPIFARM_MEM"
 ENTRY, CPUS, SLOT, NODE = b"MPIFARM_ENTRY", b"MPIFARM_CPUS", b"MPIFARM_SLOT", b"MPIFARM_NODE"
 
 ENTRY_BYTES_MAX = 100 << 10

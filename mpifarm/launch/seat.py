@@ -147,6 +147,8 @@ class Seat:
         self.running: Running | None = None
         self.pid = 0
         self.started = 0.0
+        self.brief = False
+        """What was in it last had ended in a moment."""
         self._capacity = capacity
         self._open()
 
@@ -183,7 +185,8 @@ class Seat:
 
     def refresh(self, ended: float) -> None:
         """The attempt has ended and left nobody: whatever it did to its pipes, the next one shall not see it."""
-        if ended - self.started < RENEW_AFTER_S and self.out.unlock() and self.err.unlock():
+        self.brief = ended - self.started < RENEW_AFTER_S
+        if self.brief and self.out.unlock() and self.err.unlock():
             return
         for fd in (self.out.read_fd, self.out.write_fd, self.err.read_fd, self.err.write_fd):
             os.close(fd)

@@ -20,9 +20,11 @@ from mpifarm.core.job.commandline import plan, shell_is_altered
 from mpifarm.core.job.policy import JobText
 from mpifarm.core.launcher.launching import Running
 from mpifarm.core.model import JobId
+from mpifarm.core.protocol.messages import Setup
 from mpifarm.launch.environ import CPUS, JOB, NODE, Environment, following_cpus, name_task, scrubbed, slurm_hosts
 from mpifarm.launch.open_files import OpenFiles
 from mpifarm.launch.orphans import Marks
+from mpifarm.launch.places import Places
 from mpifarm.launch.seat import FileActions, Seat
 
 PROCESSES_PER_CPU_MAX = 4
@@ -53,12 +55,13 @@ def own_peak_kib() -> int:
 
 
 class Spawner:
-    """Starts attempts. Needs the environment of the rank and the name of the node."""
+    """Starts attempts. Needs the environment of the rank and what the node has."""
 
-    def __init__(self, environ: Mapping[bytes, bytes], node: str, files: OpenFiles) -> None:
+    def __init__(self, environ: Mapping[bytes, bytes], setup: Setup, files: OpenFiles) -> None:
         self._files = files
         self._environ = scrubbed(environ)
-        self._environ[NODE] = os.fsencode(node)
+        self._environ[NODE] = os.fsencode(setup.node)
+        self._places = Places(setup, self._environ)
         self._following_cpus = (CPUS, *following_cpus(environ))
         hosts = slurm_hosts(environ, PROCESSES_PER_CPU_MAX * (os.cpu_count() or 1))
         if hosts:
@@ -93,9 +96,18 @@ class Spawner:
         self._enter(job.cwd)
         named = command if entry is None else entry
         name_task(env, running.task, block.attempt, seat.slot, named)
-        cpus = b"%d" % block.needs.cpus
+        cpus = b"%d" % (running.cores.bit_count() if block.needs.resources else block.needs.cpus)
         for name in self._following_cpus:
             env[name] = cpus
+        self._places.tell(env, running)
+        if not seat.brief:
+            with self._places.born(running):
+                return self._spawn_task(command, env, seat)
+        pid = self._spawn_task(command, env, seat)
+        self._places.send(pid, running)
+        return pid
+
+    def _spawn_task(self, command: bytes, env: Environment, seat: Seat) -> int:
         argv = plan(command, shell_only=self._shell_only)
         if argv is not None:
             program = self._programs.get(argv[0]) or self._look_up(argv[0])

@@ -31,6 +31,7 @@ from mpifarm.launch.open_files import OpenFiles
 from mpifarm.launch.orphans import Marks, Orphans
 from mpifarm.launch.outbox import Outbox, make_cells
 from mpifarm.launch.own_state import OwnState
+from mpifarm.launch.places import domains_of
 from mpifarm.launch.seat import Said, Seat, Stream, make_seats
 from mpifarm.launch.spawning import NotLaunchedError, Spawner
 from mpifarm.launch.strays import Strays, mark_of
@@ -57,8 +58,9 @@ class Watch:
         self._signal_fd = signal_fd
         self._guard_fd = guard_fd
         must_end_by = setup.must_end_by - time.time() + time.monotonic()
-        self._launching = Launching(setup.slots, Limits().term_to_kill_s, must_end_by)
-        self._spawner = Spawner({**os.environb, LAUNCHER: mark_of(os.getpid())}, setup.node, files)
+        domains = domains_of(setup.cpus, setup.slots) if setup.pin else ()
+        self._launching = Launching(setup.slots, Limits().term_to_kill_s, must_end_by, setup.room, domains)
+        self._spawner = Spawner({**os.environb, LAUNCHER: mark_of(os.getpid())}, setup, files)
         self._seats = make_seats(setup.slots)
         self._by_pid: dict[int, Seat] = {}
         self._orphans = Orphans()

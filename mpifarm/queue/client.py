@@ -210,8 +210,8 @@ class Client(Changes):
         with self._database.using() as connection:
             rows = connection.execute(SQL["runs"], {"job": job, "lease_s": Limits().lease_s}).fetchall()
         lines = []
-        for *values, boot, pid_started in rows:
-            line = RunLine(*values)
+        for *values, room, boot, pid_started in rows:
+            line = RunLine(*values)._replace(room=None if room is None else Needs.from_json(room))
             gone = line.live and surely_gone(line.host, boot, line.pid, pid_started)
             lines.append(line._replace(live=False) if gone else line)
         return lines

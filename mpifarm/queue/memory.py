@@ -139,7 +139,7 @@ class MemoryQueue:
         left_s = float("inf") if its.info.seconds_left is None else its.info.seconds_left - (self._now() - its.began)
         ready = [(job, part) for job in jobs for part in self._places.ready[job]]
         narrow = [(job, part) for job, part in ready if part.needs.fits(room)]
-        fitting = [(job, part) for job, part in narrow if part.needs.time_limit_s <= left_s]
+        fitting = [(job, part) for job, part in narrow if part.needs.begins_with_s <= left_s]
         ready_left, stopped = _counted((part for _, part in fitting), "counted_ready")
         blocks: list[Block] = []
         for job, part in fitting[: cap("leased")]:
@@ -162,7 +162,7 @@ class MemoryQueue:
         if blocks:  # what only matters to a run that got nothing is counted only then
             return grant
         too_wide, stopped_wide = _counted((part for _, part in ready if not part.needs.fits(room)), "counted")
-        too_long, stopped_long = _counted((part for _, part in narrow if part.needs.time_limit_s > left_s), "counted")
+        too_long, stopped_long = _counted((part for _, part in narrow if part.needs.begins_with_s > left_s), "counted")
         waiting, stopped_waiting = _counted((part for job in jobs for part in self._places.waiting[job]), "counted")
         stops = {"too_wide": stopped_wide, "too_long": stopped_long, "waiting": stopped_waiting}
         return replace(

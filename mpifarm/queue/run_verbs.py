@@ -107,6 +107,7 @@ class PostgresQueue:
             "node_names": list(run.node_names),
             "jobs": list(run.jobs),
             "tags": list(run.tags),
+            "room": None if run.room is None else Jsonb(run.room.to_json()),
             "seconds_left": run.seconds_left,
         }
         with self._database.using() as connection:

@@ -6,7 +6,9 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from mpifarm.core.dispatcher.ending import RunTerms
+from mpifarm.core.dispatcher.ending import NO_MORE, RunTerms
+from mpifarm.core.needs import Needs, Resources
+from mpifarm.rank.nodes import NodeTerms
 from mpifarm.rank.striping import Stripes
 
 
@@ -40,6 +42,14 @@ class RunOptions:
     """From the start of the run; None: what the batch system says."""
     cpus: int | None = None
     """Slots per node; None: the cores of the ranks' affinity masks."""
+    mem: int | None = None
+    """Bytes of memory per node; None, here and below: what there is."""
+    gpus: int | None = None
+    resource: Resources = ()
+    """Named ones that each node has."""
+    reserve_cores: int = 0
+    no_pin: bool = False
+    """Attempts are not held to cores of their own."""
     local: int | None = None
     """Start this many ranks on this machine first."""
     quiet: bool = False
@@ -48,7 +58,10 @@ class RunOptions:
     stripes: Stripes = field(default_factory=Stripes)
     """Of the run file, on Lustre."""
 
-    def terms(self, must_end_by: float, usr1_ranks: int = 1) -> RunTerms:
+    def of_nodes(self) -> NodeTerms:
+        return NodeTerms(self.cpus, self.mem, self.gpus, self.resource, self.reserve_cores, not self.no_pin)
+
+    def terms(self, must_end_by: float, usr1_ranks: int = 1, room: Needs = NO_MORE) -> RunTerms:
         """When the run ends. must_end_by: Unix seconds; usr1_ranks: so many must catch a SIGUSR1."""
         idle_s, first_idle_s = self.idle_exit_s, self.wait_for_work_s
         return RunTerms(
@@ -58,6 +71,7 @@ class RunOptions:
             idle_s=(first_idle_s or 0.0) if idle_s is None else idle_s,
             must_end_by=must_end_by,
             usr1_ranks=usr1_ranks,
+            room=room,
         )
 
 

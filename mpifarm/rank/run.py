@@ -37,7 +37,8 @@ from mpifarm.launch.launcher import Launcher, fork_launcher
 from mpifarm.rank.allocation import Allocation, find_allocation
 from mpifarm.rank.file_door import FileDoor
 from mpifarm.rank.loop import Loop, Silent
-from mpifarm.rank.nodes import RankHello, files_allowed, node_shapes
+from mpifarm.rank.nodes import RankHello, files_allowed, node_shapes, room_of_all
+from mpifarm.rank.offers import Offer, find_offer
 from mpifarm.rank.pack_door import PackDoor
 from mpifarm.rank.queue_door import Inbox, QueueDoor
 from mpifarm.rank.striping import Made, make_striped
@@ -84,6 +85,7 @@ def main(words: CommandLine, interrupts: Interrupts) -> int:
         # Only the first rank may need a command to know when the allocation ends, and only here may it run one.
         first = told.rank == 0 and not any(word.startswith("--walltime") for word in words.argv)
         allocation = find_allocation(os.environ, ask=first)
+        offer = find_offer(os.environ)
         world = World()
         interrupts.remember()
     except FarmError as error:
@@ -92,7 +94,7 @@ def main(words: CommandLine, interrupts: Interrupts) -> int:
             print(f"mpifarm: {error}", file=sys.stderr)
         return error.exit_code
     try:
-        return _main_in_world(world, launcher, interrupts, words, allocation)
+        return _main_in_world(world, launcher, interrupts, words, (allocation, offer))
     except BaseException:
         # A rank that dies alone would leave the others waiting for ever: the world ends with it, and the queue takes
         # back what it held.
@@ -104,13 +106,14 @@ def main(words: CommandLine, interrupts: Interrupts) -> int:
 
 
 def _main_in_world(
-    world: World, launcher: Launcher, interrupts: Interrupts, words: CommandLine, allocation: Allocation
+    world: World, launcher: Launcher, interrupts: Interrupts, words: CommandLine, found: tuple[Allocation, Offer]
 ) -> int:
+    allocation, offer = found
     session: Session | None = None
     roles = assign(world.leader_of_ranks())
     cpus = tuple(sorted(os.sched_getaffinity(0)))
     hello = RankHello(
-        socket.gethostname(), cpus, (__version__, VERSION), launcher.arena.path, interrupts.seen, files_allowed()
+        socket.gethostname(), cpus, (__version__, VERSION), launcher.arena.path, interrupts.seen, files_allowed(), offer
     )
     hellos = world.gather(hello)
     plan: Plan | None = None
@@ -173,7 +176,8 @@ def _work(world: World, launcher: Launcher, interrupts: Interrupts, plan: Plan, 
         loop.carry(Role.LEADER, leader)
     if session is not None and queue_door is not None:
         slots = [(r, node.slots) for r, node in zip(roles.leaders, plan.nodes)]
-        terms = session.options.terms(plan.must_end_by, world.size if by_hydra(os.environ) else 1)
+        usr1 = world.size if by_hydra(os.environ) else 1
+        terms = session.options.terms(plan.must_end_by, usr1, room_of_all(plan.nodes))
         dispatcher = Dispatcher(slots, roles.recorder, terms, limits, time.time())
         loop.carry(Role.DISPATCHER, dispatcher)
         session.watch(dispatcher)
@@ -211,7 +215,7 @@ class Session:
         odd = {hello.version for hello in hellos} - {(__version__, VERSION)}
         if odd:
             raise SiteError(f"ranks run different versions of mpifarm: {__version__} here, {sorted(odd)} elsewhere")
-        self.nodes, fewer = node_shapes(roles, hellos, self.options.cpus)
+        self.nodes, fewer = node_shapes(roles, hellos, self.options.of_nodes())
         if fewer:
             self.say(fewer)
         self.allocation = allocation
@@ -267,6 +271,7 @@ class Session:
             node_names=tuple(node.name for node in self.nodes),
             jobs=jobs,
             tags=tags,
+            room=room_of_all(self.nodes),
             seconds_left=None if self.must_end_by == inf else max(0.0, self.must_end_by - time.time()),
         )
         return queue.open_run(info)

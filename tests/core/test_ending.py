@@ -5,6 +5,7 @@ from __future__ import annotations
 from math import inf
 
 from mpifarm.core.dispatcher.ending import Idleness, RunTerms, left_behind
+from mpifarm.core.needs import Needs
 from mpifarm.core.pacing import lease_tasks, share_of
 from mpifarm.core.protocol.verbs import Grant
 from mpifarm.rank.options import RunOptions
@@ -35,8 +36,8 @@ def test_options_become_terms() -> None:
 
 
 def test_what_stays_is_told() -> None:
-    assert left_behind(Grant(), 8) == []
-    wide, long, waiting = left_behind(Grant(too_wide=1000, too_long=2, waiting=3), 8)
+    assert left_behind(Grant(), Needs(8)) == []
+    wide, long, waiting = left_behind(Grant(too_wide=1000, too_long=2, waiting=3), Needs(8))
     assert "1,000" in wide and "8 cores" in wide and "time limit" in long and "wait for tasks" in waiting
 
 

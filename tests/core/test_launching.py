@@ -46,8 +46,8 @@ def test_too_wide_is_refused_at_once() -> None:
     launching = Launching(2, 2.0)
     refused = launching.add([block(1, 2, cpus=3), block(5, 1)])
     assert [(attempt.task, attempt.refusal) for attempt in refused] == [
-        (1, "the task wants 3 cpus; this node has 2"),
-        (2, "the task wants 3 cpus; this node has 2"),
+        (1, "the task needs more than this node has: 3 cores of 2 cores"),
+        (2, "the task needs more than this node has: 3 cores of 2 cores"),
     ]
     assert take_all(launching) == [5]
 

@@ -38,6 +38,7 @@ def tuples(*of: st.SearchStrategy[object]) -> st.SearchStrategy[tuple[object, ..
 ANY = {
     "int": COUNT,
     "bool": st.booleans(),
+    "Needs | None": st.none() | NEEDS,
     "float": st.floats(allow_nan=False),
     "str": st.text(),
     "bytes": st.binary(max_size=300),

@@ -220,7 +220,7 @@ def test_a_task_wider_than_the_node(node: OneNode) -> None:
     node.wait([task])
     attempt = node.ended[task]
     assert (attempt.state, attempt.failure, attempt.cpus) == (State.FAILED, FailureClass.LAUNCH, 3)
-    assert attempt.stderr == b"mpifarm: the task wants 3 cpus; this node has 2\n"
+    assert attempt.stderr == b"mpifarm: the task needs more than this node has: 3 cores of 2 cores\n"
 
 
 def test_no_process_to_spare(make_node: Make, monkeypatch: pytest.MonkeyPatch) -> None:

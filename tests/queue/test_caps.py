@@ -137,7 +137,7 @@ def test_what_stays_in_the_queue_is_told_as_at_least_so_many(
     assert (grant.ready_left, grant.too_wide, grant.waiting) == (0, counted, counted)
     assert grant.at_least == ({"too_wide", "waiting"} if stopped else set())
     least = "at least " if stopped else ""
-    assert [line.split(" tasks")[0] for line in left_behind(grant, 64)] == [f"{least}{counted}"] * 2
+    assert [line.split(" tasks")[0] for line in left_behind(grant, Needs(64))] == [f"{least}{counted}"] * 2
 
 
 @pytest.mark.postgres

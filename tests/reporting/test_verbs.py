@@ -240,7 +240,7 @@ def test_explain_why_no_run_takes_it(world: PostgresWorld, say: Typed) -> None:
     assert "no live run takes them:" in said
     assert "on a-host works on --jobs grid" in said
     assert "works on --tags gpu,owner=ann, and the job has cpu" in said
-    assert "has about 4 cores in a node, and 8 are needed" in said
+    assert "has too little in a node: wanted are 8 cores of 4 cores" in said
     assert "of walltime left, less than the time limit of 2h00m" in said
     able = a_run(world, tags=("cpu",), slots=64)
     assert f"nothing stands in the way: the next lease of run {able}" in explained(say, "scan.1")

@@ -9,7 +9,6 @@ from heapq import heappop, heapreplace
 from mpifarm.core.dispatcher.stock import Stock, Taker
 from mpifarm.core.job.policy import JobText
 from mpifarm.core.model import Block, JobId, Limits
-from mpifarm.core.needs import Needs
 from mpifarm.core.protocol.messages import Deal, Want
 
 
@@ -64,11 +63,6 @@ class Dealer:
     def cpus_max(self) -> int:
         """Cores of the widest node."""
         return max(self._sizes, default=0)
-
-    @property
-    def room(self) -> Needs:
-        """What a node may have, at most."""
-        return Needs(self.cpus_max)
 
     def knows(self, rank: int) -> bool:
         """Whether this leader was not given up."""

@@ -265,7 +265,7 @@ class Dispatcher:
         tasks = min(tasks, self._budget)
         if tasks > 0:
             self._leasing.asked(now)
-            actions.append(AskLease(tasks, self._dealer.room))
+            actions.append(AskLease(tasks, self._terms.room_of(self._dealer.cpus_max)))
 
     @property
     def _budget(self) -> int:
@@ -339,7 +339,7 @@ class Dispatcher:
         if begins:
             actions.append(Say(begins))
         if over:
-            actions.extend(Say(line) for line in left_behind(dry, self._dealer.cpus_max))
+            actions.extend(Say(line) for line in left_behind(dry, self._terms.room_of(self._dealer.cpus_max)))
         return over
 
     def _finish(self, actions: list[Action]) -> None:

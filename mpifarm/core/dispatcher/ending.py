@@ -5,7 +5,11 @@ from __future__ import annotations
 from math import inf
 from typing import NamedTuple
 
+from mpifarm.core.needs import Needs
 from mpifarm.core.protocol.verbs import Grant
+
+NO_MORE = Needs()
+"""Nodes of which nothing but cores is known."""
 
 
 class RunTerms(NamedTuple):
@@ -23,6 +27,12 @@ class RunTerms(NamedTuple):
     """Unix seconds: by then every task must have ended, for its record to be written before the allocation ends."""
     usr1_ranks: int = 1
     """A SIGUSR1 is a stop when so many ranks have caught it: hydra also sends one to all that live when a rank dies."""
+    room: Needs = NO_MORE
+    """What every node has besides cores."""
+
+    def room_of(self, cpus: int) -> Needs:
+        """What a node has, the widest of so many cores."""
+        return self.room._replace(cpus=cpus)
 
 
 class Idleness:
@@ -60,10 +70,10 @@ class Idleness:
         return self._terms.idle_s if self._worked else self._terms.first_idle_s
 
 
-def left_behind(grant: Grant, cpus_max: int) -> list[str]:
+def left_behind(grant: Grant, room: Needs) -> list[str]:
     """What stays in the queue although the run ends, and why."""
     reasons = {
-        "too_wide": f"they need more than the {cpus_max} cores a node offers",
+        "too_wide": f"they need more than a node offers: {room.said()}",
         "too_long": "their time limit is longer than this run has left",
         "waiting": "they wait for tasks that this run does not hold",
     }

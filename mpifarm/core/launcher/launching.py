@@ -19,7 +19,7 @@ from collections.abc import Iterable, Sequence
 from math import inf
 from typing import NamedTuple
 
-from mpifarm.core.launcher.packing import Node
+from mpifarm.core.launcher.packing import Domain, Node, real_needs
 from mpifarm.core.model import AttemptKey, Block, FailureClass, LeaseId, Span, TaskText
 from mpifarm.core.needs import Needs
 from mpifarm.core.ranges import pieces
@@ -33,14 +33,17 @@ SUSPECT_CRASHES = 2
 class Running:
     """An attempt that holds a slot (or was refused one: `refusal` says why)."""
 
-    __slots__ = ("block", "ended_at", "killed_for", "limit_at", "refusal", "signal_at", "slot", "task", "terminated",
-                 "text")  # fmt: skip
+    __slots__ = ("block", "cores", "ended_at", "gpus", "killed_for", "limit_at", "refusal", "signal_at", "slot", "task",
+                 "terminated", "text")  # fmt: skip
 
     def __init__(self, block: Block, index: int, slot: int, limit_at: float = inf, refusal: str = "") -> None:
         self.block = block
         self.task = block.lo + index
         self.text: TaskText = block.tasks[index]
         self.slot = slot
+        self.cores = 0
+        """A bit mask of indices."""
+        self.gpus: tuple[int, ...] = ()
         self.limit_at = limit_at
         self.signal_at = limit_at
         self.killed_for = FailureClass.NONE
@@ -90,13 +93,20 @@ def _unbegun(blocks: Sequence[Block]) -> Unbegun:
 class Launching:
     """Queue and running attempts of one node. Times are monotonic seconds."""
 
-    def __init__(self, slots: int, term_to_kill_s: float, must_end_by: float = inf) -> None:
-        """must_end_by: what cannot end before, by its time limit, is not started."""
+    def __init__(
+        self,
+        slots: int,
+        term_to_kill_s: float,
+        must_end_by: float = inf,
+        room: Needs | None = None,
+        domains: Sequence[Domain] = (),
+    ) -> None:
+        """must_end_by: what cannot end before, by its time limit, is not started. room: what there is, if it is more
+        than slots."""
         self.running: dict[int, Running] = {}
         """By slot."""
         self.next_due = inf
-        self._node = Node(slots)
-        self._alone = Needs(cpus=slots)
+        self._node = Node(room or Needs(cpus=slots), domains)
         self._queue: deque[_Queued] = deque()
         self._passes = 0
         self._passes_max = PASSES_PER_SLOT * slots
@@ -119,7 +129,8 @@ class Launching:
             if self._node.holds(block.needs):
                 self._queue.append(_Queued(block))
             else:
-                refusal = f"the task wants {block.needs.cpus} cpus; this node has {self._node.slots}"
+                lacking = ", ".join(block.needs.lacking(self._node.room))
+                refusal = f"the task needs more than this node has: {lacking}"
                 refused += [Running(block, index, 0, refusal=refusal) for index in range(len(block.tasks))]
         return refused
 
@@ -132,7 +143,7 @@ class Launching:
             if place is None:
                 return None
             queued = self._queue[place]
-            if now + queued.block.needs.time_limit_s <= self._must_end_by:
+            if now + queued.block.needs.begins_with_s <= self._must_end_by:
                 break
             self._late.append(queued.rest)
             del self._queue[place]
@@ -143,6 +154,7 @@ class Launching:
         slot = self._node.place(self._room_for(block))
         limit_s = block.needs.time_limit_s
         attempt = Running(block, index, slot, now + limit_s if limit_s else inf)
+        attempt.cores, attempt.gpus = self._node.held(slot)
         self.running[slot] = attempt
         if attempt.limit_at < self.next_due:
             self.next_due = attempt.limit_at
@@ -163,7 +175,9 @@ class Launching:
 
     def _room_for(self, block: Block) -> Needs:
         """What must be free for one of its tasks to begin: for a suspect all there is."""
-        return block.needs if block.crashes < SUSPECT_CRASHES else self._alone
+        if block.crashes >= SUSPECT_CRASHES:
+            return self._node.room
+        return real_needs(block.needs, self._node.room) if block.needs.resources else block.needs
 
     def free(self, slot: int) -> None:
         """The attempt in `slot` has ended."""

@@ -73,7 +73,18 @@ class Leader:
 
     def start(self, now: float, must_end_by: float = inf) -> list[Action]:
         """What to do before the first event. must_end_by: Unix seconds, for tasks whose time limit is known."""
-        setup = Setup(self._node.name, self._number, self._node.cpus, self._node.slots, must_end_by)
+        node = self._node
+        setup = Setup(
+            node.name,
+            self._number,
+            node.cpus,
+            node.slots,
+            must_end_by,
+            node.room,
+            node.gpus,
+            node.gpu_variable,
+            node.pin,
+        )
         return [ToLauncher(setup), *self._ask(now)]
 
     @property

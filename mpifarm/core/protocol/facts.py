@@ -9,6 +9,7 @@ from typing import NamedTuple
 
 from mpifarm.core.job.policy import Policy
 from mpifarm.core.model import JobId, Parent, RunId
+from mpifarm.core.needs import Needs
 
 EVERYTHING = ((1, 2**31 - 1),)
 """All tasks of a job, as half-open ranges."""
@@ -174,6 +175,8 @@ class RunLine(NamedTuple):
     jobs: Sequence[str] = ()
     tags: Sequence[str] = ()
     """What it works on; see `mpifarm.core.protocol.verbs.RunInfo`."""
+    room: Needs | None = None
+    """What each of its nodes has; None: not known."""
 
 
 class FailureLine(NamedTuple):

@@ -18,8 +18,9 @@ from typing import ClassVar
 
 from mpifarm.core.job.policy import JobText
 from mpifarm.core.model import Block, LeaseId, Span
+from mpifarm.core.needs import Needs
 
-VERSION = 3
+VERSION = 4
 
 
 class Role(Enum):
@@ -238,6 +239,12 @@ class Setup:
     slots: int
     must_end_by: float = inf
     """Unix seconds; what its time limit lets run longer is not started."""
+    room: Needs | None = None
+    """What the node has; None: its slots."""
+    gpus: tuple[str, ...] = ()
+    gpu_variable: str = ""
+    pin: bool = False
+    """See `NodeShape`."""
     version: int = VERSION
 
 

@@ -7,6 +7,7 @@ from typing import NamedTuple
 
 from mpifarm.core.job.policy import JobText
 from mpifarm.core.model import Block, FailureClass, JobId, LeaseId, Span, State
+from mpifarm.core.needs import Needs
 from mpifarm.core.row import AttemptRow
 
 
@@ -29,6 +30,8 @@ class RunInfo:
     """Names of the jobs it works on; none: all."""
     tags: tuple[str, ...] = ()
     """Of the jobs it works on, those of the first first: NAME, NAME=VALUE, or * for whatever there is; none: all."""
+    room: Needs | None = None
+    """What each of its nodes has; None: not said."""
     seconds_left: float | None = None
     """Until its allocation ends; None: not known."""
 

@@ -4,10 +4,10 @@
 -- open_run --
 WITH opened AS (
     INSERT INTO mpifarm.run
-        (host, pid, pid_started, boot, allocation, command, version, nodes, ranks, slots, node_names, jobs, tags, ends)
+        (host, pid, pid_started, boot, allocation, command, version, nodes, ranks, slots, node_names, jobs, tags, room, ends)
     VALUES
         (%(host)s, %(pid)s, %(pid_started)s, %(boot)s, %(allocation)s, %(command)s, %(version)s, %(nodes)s, %(ranks)s,
-         %(slots)s, %(node_names)s, %(jobs)s, %(tags)s,
+         %(slots)s, %(node_names)s, %(jobs)s, %(tags)s, %(room)s,
          clock_timestamp() + make_interval(secs => %(seconds_left)s::double precision))
     RETURNING id
 ), beating AS (
@@ -50,7 +50,8 @@ WITH RECURSIVE live AS MATERIALIZED (
         shape.cpus <= %(cpus)s AND shape.memory_bytes <= %(memory_bytes)s AND shape.gpu_millis <= %(gpu_millis)s
         AND shape.nodes <= %(nodes)s
         AND (shape.resources IS NULL OR mpifarm.within(shape.resources, %(resources)s)) AS fits,
-        coalesce(shape.time_limit_s <= (SELECT left_s FROM live), true) AS ends_in_time
+        coalesce(coalesce((shape.needs -> 'time_request_s')::double precision, shape.time_limit_s)
+            <= (SELECT left_s FROM live), true) AS ends_in_time
     FROM mpifarm.shape
 ), open AS MATERIALIZED (
     SELECT job.id, job.name, job.cwd, job.priority, job.mean_bytes, job.policy, route.nth AS route
@@ -1096,7 +1097,7 @@ SELECT run.id, run.host, run.pid, run.allocation, run.nodes, run.ranks, run.slot
     extract(epoch FROM run.ended)::double precision, run.file,
     sums.succeeded, sums.failed, sums.cancelled, sums.returned,
     run.ended IS NULL AND heartbeat.beat > clock_timestamp() - make_interval(secs => %(lease_s)s) AS live,
-    sums.busy_s, held.count, extract(epoch FROM run.ends)::double precision, run.jobs, run.tags,
+    sums.busy_s, held.count, extract(epoch FROM run.ends)::double precision, run.jobs, run.tags, run.room,
     run.boot, run.pid_started
 FROM mpifarm.run
 JOIN mpifarm.heartbeat ON heartbeat.run = run.id
