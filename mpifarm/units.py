@@ -137,7 +137,9 @@ def format_seconds(seconds: float) -> str:
     if seconds == 0:
         return "0s"
     if seconds < 0.9995:
-        return f"{seconds * 1000:.0f}ms" if seconds >= 0.00095 else f"{seconds * 1000:.2f}ms"
+        if seconds >= 0.00995:
+            return f"{seconds * 1000:.0f}ms"
+        return f"{round(seconds * 1000, 1):g}ms" if seconds >= 0.00095 else f"{seconds * 1000:.2f}ms"
     if seconds < 9.95:
         return f"{seconds:.1f}s"
     whole = round(seconds)
