@@ -159,11 +159,6 @@ def format_count(count: int) -> str:
     return f"{count:,}"
 
 
-def counted(count: int, noun: str) -> str:
-    """1 task, 2,000 tasks."""
-    return f"{count:,} {noun}" if count == 1 else f"{count:,} {noun}s"
-
-
 def format_bytes(size: int) -> str:
     """Binary units with one decimal below ten: 512 B, 1.5 KiB, 64 MiB."""
     amount = float(size)

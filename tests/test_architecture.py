@@ -215,3 +215,38 @@ def test_top_level_holds_the_agreed_names() -> None:
     tops = {line.split("/")[0] for line in listed.stdout.splitlines()}
     allowed = {"pyproject.toml", "README.md", "LICENSE", "mpifarm", "jobscripts", "tests", "benchmarks"}
     assert {top for top in tops if not top.startswith(".")} <= allowed
+
+
+# A count in a sentence agrees with its noun: whatever counts for people goes through `core.plural.counted`.
+
+_NOUNS = (
+    "tasks jobs runs nodes files outputs attempts ranks slots rows lines records commands connections times ranges keys"
+    " names cores launchers copies processes seconds minutes"
+)
+_COUNTED = re.compile(rf" (?:[a-z]+ )?(?:{_NOUNS.replace(' ', '|')})\b")
+
+
+def _miscounted(path: Path) -> list[str]:
+    """Numbers that are put right before a plural, but constants: those are never 1."""
+    found = []
+    for text in ast.walk(_tree(path)):
+        if isinstance(text, ast.JoinedStr):
+            for value, after in zip(text.values, text.values[1:]):
+                if isinstance(value, ast.FormattedValue) and isinstance(after, ast.Constant) and _counts(value):
+                    said = _COUNTED.match(str(after.value))
+                    if said:
+                        found.append(f"{_name(path)}:{value.lineno}: {ast.unparse(value)}{said[0]}")
+    return found
+
+
+def _counts(value: ast.FormattedValue) -> bool:
+    """Whether it is a number, as far as the text of the program tells; one with a `,` is."""
+    name = ast.unparse(value.value)
+    grouped = value.format_spec is not None and "," in ast.unparse(value.format_spec)
+    plain = isinstance(value.value, ast.Name | ast.Attribute) or name.startswith(("len(", "sum("))
+    shown = grouped or (plain and value.format_spec is None and value.conversion < 0)
+    return shown and not name.strip("_").isupper() and name != "per_s"
+
+
+def test_one_task_is_not_1_tasks() -> None:
+    assert [wrong for path in MODULES for wrong in _miscounted(path)] == []

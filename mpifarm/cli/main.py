@@ -161,7 +161,7 @@ def _patience(text: str) -> float:
     type=click.Path(file_okay=False, path_type=Path),
     default=".",
     metavar="DIR",
-    help="Where the run file goes.",
+    help="Where the run file goes; made if missing.",
 )
 @click.option(
     "--grace",

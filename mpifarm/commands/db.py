@@ -7,6 +7,7 @@ import os
 import shlex
 from dataclasses import asdict
 
+from mpifarm.core.plural import counted
 from mpifarm.queue.administration import admit, status, upgrade
 from mpifarm.queue.schema import ROLES
 from mpifarm.server.daemon import Opened, find_opened
@@ -29,7 +30,7 @@ def show_database(dsn: Dsn, *, as_json: bool) -> int:
         print(json.dumps(found._asdict() | {"opened": _object(opened) if opened else None}))
         return 0 if fits else 1
     print(f"server    {found.server}, since {when(found.since)}")
-    print(f"database  {found.database}, {found.connections:,} connections of mpifarm")
+    print(f"database  {found.database}, {counted(found.connections, 'connection')} of mpifarm")
     print(f"queue     {says}")
     if dsn.embedded:
         print(f"files     in {server_folder(os.environ)} (MPIFARM_PG_DIR names another directory)")

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from mpifarm.commands.answer import say
+from mpifarm.core.plural import counted
 from mpifarm.errors import UsageError
 
 if TYPE_CHECKING:
@@ -21,7 +22,7 @@ def drain(client: Client, selector: str, *, now: bool, as_json: bool) -> None:
                 continue  # it has ended meanwhile
             raise UsageError(f"run {run.id} is not live: there is nothing to end (mpifarm runs)")
         objects.append({"run": run.id, "host": run.host, "now": now, "claimed": run.held})
-        when_ended = "within its grace (run --grace)" if now else f"with the {run.held:,} tasks that it holds"
+        when_ended = "within its grace (run --grace)" if now else f"with the {counted(run.held, 'task')} that it holds"
         sentences.append(f"run {run.id} on {run.host} was asked to begin nothing more and to end {when_ended}")
     say(objects, sentences or ["no run is live"], as_json)
 

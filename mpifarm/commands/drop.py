@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING
 
 from mpifarm.commands.answer import say
 from mpifarm.core.lifecycle import STATES
+from mpifarm.core.plural import counted
 from mpifarm.show.objects import job_object
 from mpifarm.show.text import when
 
@@ -16,7 +17,7 @@ if TYPE_CHECKING:
 def doomed(job: JobSummary) -> str:
     """What dropping a job deletes."""
     counts = ", ".join(f"{getattr(job, state):,} {state}" for state in STATES if state != "waiting" or job.waiting)
-    return f"job {job.name} (id {job.id}, submitted {when(job.submitted)}): {job.total:,} tasks: {counts}"
+    return f"job {job.name} (id {job.id}, submitted {when(job.submitted)}): {counted(job.total, 'task')}: {counts}"
 
 
 def drop(client: Client, job: JobSummary, *, as_json: bool) -> None:

@@ -15,6 +15,7 @@ from mpifarm.commands.meant import choose
 from mpifarm.commands.why_pending import why_pending
 from mpifarm.core.job.retries import retries_after
 from mpifarm.core.model import FailureClass
+from mpifarm.core.plural import counted
 from mpifarm.core.protocol.facts import EVERYTHING
 from mpifarm.errors import UsageError
 from mpifarm.show.objects import array, job_object, task_object
@@ -57,7 +58,7 @@ def _of_job(client: Client, job: JobSummary, dsn: str | None) -> list[str]:
     lines = []
     if job.max_fails is not None and job.failed > job.max_fails:
         lines.append(
-            f"stopped: {job.failed:,} tasks have failed, more than --max-fails {job.max_fails:,}"
+            f"stopped: {counted(job.failed, 'task has', 'tasks have')} failed, more than --max-fails {job.max_fails:,}"
             f" (mpifarm retry {job.name} revives what was cancelled)"
         )
     if job.pending:
@@ -83,7 +84,7 @@ def _of_task(client: Client, job: JobSummary, task: TaskLine, dsn: str | None) -
     if task.state == "pending":
         ahead = sum(client.pending(job.id, 1, task.task).values())
         if ahead:
-            lines.append(f"{ahead:,} pending tasks of its own job go before it")
+            lines.append(f"{counted(ahead, 'pending task')} of its own job {'goes' if ahead == 1 else 'go'} before it")
         lines += why_pending(client, job, (task.task, task.task + 1), dsn)
     elif task.state == "waiting":
         lines += _awaited(client, job, task)
@@ -121,7 +122,7 @@ def _beside(lost: list[tuple[str, int, int]], task: tuple[str, int]) -> str:
                 others.append(f"{name}.{lo}" if hi - lo == 1 else f"{name}.{lo}-{hi - 1}")
     if not others:
         return " with its node, on which nothing else ran"
-    more = f" and {len(others) - NEEDS_SHOWN:,} more ranges" if len(others) > NEEDS_SHOWN else ""
+    more = f" and {counted(len(others) - NEEDS_SHOWN, 'more range')}" if len(others) > NEEDS_SHOWN else ""
     return f" with its node, and with it {', '.join(others[:NEEDS_SHOWN])}{more}"
 
 
@@ -140,7 +141,7 @@ def _awaited(client: Client, job: JobSummary, task: TaskLine) -> list[str]:
         there = ", ".join(f"{count:,} {state}" for state, count in counts.items() if count)
         lines.append(f"waits until {which} {has} {how}: {there} (mpifarm explain {_unended(client, need)})")
     if len(needed) > NEEDS_SHOWN:
-        lines.append(f"and {len(needed) - NEEDS_SHOWN:,} more ranges of tasks")
+        lines.append(f"and {counted(len(needed) - NEEDS_SHOWN, 'more range')} of tasks")
     if job.held:
         lines.append(f"the job is held, too (mpifarm set {job.name} --release)")
     return lines or ["what it waited for has ended: ask again"]
@@ -199,9 +200,9 @@ def _why_not_again(job: JobSummary, task: TaskLine) -> list[str]:
     if task.state != "failed":
         return []
     if task.failure == "lost":
-        return [f"it was lost with {job.policy.crash_limit} nodes, its crash limit (submit --crash-limit)"]
+        return [f"it was lost with {counted(job.policy.crash_limit, 'node')}, its crash limit (submit --crash-limit)"]
     policy = job.policy
     retries = retries_after(policy, FailureClass[task.failure.upper()], task.exit_code or 0, task.signal or 0)
     if retries:
-        return [f"such failures of its job run again {retries} times at most (submit --retries)"]
+        return [f"such failures of its job run again {counted(retries, 'time')} at most (submit --retries)"]
     return ["such failures of its job do not run again (submit --retry-on)"] if policy.rules else []

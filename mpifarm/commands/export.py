@@ -8,6 +8,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from mpifarm.core.plural import counted
 from mpifarm.errors import OutputError
 from mpifarm.outputs.history import accounts
 from mpifarm.outputs.streams_of_tasks import Missing
@@ -45,5 +46,5 @@ def export(client: Client, selector: str, path: Path, *, every_attempt: bool, mi
             raise OutputError(f"cannot write {path}: {error.strerror or error}") from error
         finally:
             merge.discard()
-    told = [f"{path} lacks the outputs of {tasks:,} tasks: {name}: {why}" for name, why, tasks in missed]
+    told = [f"{path} lacks the outputs of {counted(tasks, 'task')}: {name}: {why}" for name, why, tasks in missed]
     return Missing(told, OutputError.exit_code if missed else 0)

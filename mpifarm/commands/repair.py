@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from mpifarm.commands.verify import UNPROVED
+from mpifarm.core.plural import counted
 from mpifarm.core.ranges import runs_of
 from mpifarm.errors import UsageError
 from mpifarm.show.text import ranges_text
@@ -36,7 +37,7 @@ def repair_file(path: Path, out: Path | None, told: Callable[[int], None], *, fo
 
 def sentences(path: Path, out: Path, repaired: Repaired) -> Iterator[str]:
     """For people."""
-    yield f"{out}: {repaired.attempts:,} attempts with {repaired.bytes:,} bytes of output"
+    yield f"{out}: {counted(repaired.attempts, 'attempt')} with {repaired.bytes:,} bytes of output"
     for note in repaired.notes:
         yield f"lost: {note}"
     for job, tasks in repaired.damaged.items():
@@ -44,7 +45,7 @@ def sentences(path: Path, out: Path, repaired: Repaired) -> Iterator[str]:
     if repaired.lost_rows:
         count = sum(hi - lo for lo, hi in repaired.lost_rows)
         which = ", ".join(f"{lo}-{hi - 1}" for lo, hi in repaired.lost_rows[:20])
-        yield f"lost: {count:,} rows of `attempts` ({which}{' ...' if len(repaired.lost_rows) > 20 else ''})"
+        yield f"lost: {counted(count, 'row')} of `attempts` ({which}{' ...' if len(repaired.lost_rows) > 20 else ''})"
         yield "  whose they were, the queue knows: mpifarm verify JOB, once the repaired file has the name of the other"
         if repaired.rowless:
             which = ranges_text(runs_of(repaired.rowless))

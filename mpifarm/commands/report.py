@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, BinaryIO
 
 from mpifarm.commands.answer import look_of, run_command_here, tell
 from mpifarm.commands.meant import check_ranges, find
+from mpifarm.core.plural import counted
 from mpifarm.core.row import STDOUT
 from mpifarm.errors import OutputError, UsageError
 from mpifarm.outputs.captured import give_captured
@@ -88,7 +89,8 @@ def _give(client: Source, job: JobSummary, wanted: Wanted) -> Missing:
         sentences, code = [*sentences, *map(str, unreadable.values())], OutputError.exit_code
     unfinished = job.waiting + job.pending + job.running
     if unfinished and not some:
-        sentences.append(f"{unfinished:,} tasks of {job.name} have no outcome yet")
+        tasks = counted(unfinished, f"task of {job.name} has", f"tasks of {job.name} have")
+        sentences.append(f"{tasks} no outcome yet")
         code = code or int(wanted.pattern is None)
     return Missing(sentences, code)
 

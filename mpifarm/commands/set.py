@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 from mpifarm.commands.answer import say
 from mpifarm.commands.meant import choose
+from mpifarm.core.plural import counted
 from mpifarm.errors import UsageError
 from mpifarm.show.objects import job_object
 
@@ -28,5 +29,6 @@ def set_jobs(
 
 def _settings(job: JobSummary) -> str:
     tags = "".join(f", {name}={value}" if value else f", {name}" for name, value in job.tags)
-    running = f"; {job.running:,} tasks that runs hold go on" if job.held and job.running else ""
+    on = counted(job.running, "task that runs hold goes on", "tasks that runs hold go on")
+    running = f"; {on}" if job.held and job.running else ""
     return f"{job.name}: priority {job.priority}, {'held' if job.held else 'not held'}{tags}{running}"

@@ -23,9 +23,10 @@ from mpifarm.commands.meant import choose
 from mpifarm.commands.why_pending import never_held
 from mpifarm.core.model import Parent, Part
 from mpifarm.core.needs import Needs
+from mpifarm.core.plural import counted
 from mpifarm.core.protocol.facts import Submitted, Terms
 from mpifarm.errors import UsageError
-from mpifarm.intake.attempt_options import Wish, Wishes
+from mpifarm.intake.attempt_options import Wish, Wishes, shared_capture
 from mpifarm.show.progress import Progress
 from mpifarm.units import listed
 
@@ -165,6 +166,9 @@ def _say(request: Request, done: Submitted, seconds: float) -> None:
             f"warning: {request.source} was submitted before just as it is now, to {listed(done.before)};"
             " its tasks will run again (--dedupe leaves out what has succeeded or is queued)"
         )
+    shared = shared_capture(request.capture, done.tasks)
+    if shared is not None:
+        tell(shared)
     name = done.job.name if done.job else None
     if request.as_json:
         facts: dict[str, object] = {"name": name, "id": done.job.id if done.job else None}
@@ -182,9 +186,9 @@ def _say(request: Request, done: Submitted, seconds: float) -> None:
         print(f"nothing to do: all {'; '.join(_skipped(done))}")
     else:
         to, more = ("added", f", {done.job.total:,} in all") if request.job is not None else ("queued", "")
-        print(f"job {name}: {done.tasks:,} tasks {to} in {seconds:.2f} s ({per_s:,.0f} tasks/s){more}")
+        print(f"job {name}: {counted(done.tasks, 'task')} {to} in {seconds:.2f} s ({per_s:,.0f} tasks/s){more}")
         if done.job.waiting:
-            print(f"{done.job.waiting:,} of them wait for other tasks")
+            print(f"{counted(done.job.waiting, 'of them waits', 'of them wait')} for other tasks")
         for skipped in _skipped(done):
             print(skipped)
         if done.cancelled:

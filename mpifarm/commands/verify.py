@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
+from mpifarm.core.plural import counted
 from mpifarm.core.ranges import runs_of
 from mpifarm.errors import FarmError, OutputError
 from mpifarm.outputs.outcome_check import held_against
@@ -48,8 +49,8 @@ class Proof(NamedTuple):
     def sentences(self) -> Iterator[str]:
         """For people."""
         if self.holds:
-            placed = f"{self.total:,} tasks, each in one place; "
-            yield f"job {self.job}: {placed}{self.outputs:,} recorded outputs, each in its file as written"
+            placed = f"{counted(self.total, 'task')}, each in one place; "
+            yield f"job {self.job}: {placed}{counted(self.outputs, 'recorded output')}, each in its file as written"
         for expected, found in self.misplaced:
             what = (
                 f"tasks {expected} to {found - 1} are nowhere" if expected < found else f"task {found} is in two places"
@@ -178,5 +179,5 @@ def verify_file(path: Path, told: Callable[[int], None], *, as_json: bool) -> in
     elif damaged:
         print("\n".join(f"{path}: task {tasks} {why}" for tasks, why in damaged))
     else:
-        print(f"{path}: {count:,} attempts, the output of each as written")
+        print(f"{path}: {counted(count, 'attempt')}, the output of each as written")
     return UNPROVED if damaged else 0

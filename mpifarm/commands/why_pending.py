@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 from mpifarm.commands.answer import run_command_here
 from mpifarm.core.job.routing import route
 from mpifarm.core.needs import Needs
+from mpifarm.core.plural import counted
 from mpifarm.units import format_seconds
 
 if TYPE_CHECKING:
@@ -40,7 +41,8 @@ def why_pending(client: Client, job: JobSummary, tasks: tuple[int, int], dsn: st
     too_wide = {its: tasks for its, tasks in pending.items() if not any(its.fits(_room(run)) for run in able)}
     if too_wide:
         largest = max(map(_room, able))
-        lines.append(f"{sum(too_wide.values()):,} need more than a live run has in a node: {_lacks(too_wide, largest)}")
+        wide = counted(sum(too_wide.values()), "needs", "need")
+        lines.append(f"{wide} more than a live run has in a node: {_lacks(too_wide, largest)}")
     before = [
         other
         for other in client.jobs()
@@ -49,8 +51,9 @@ def why_pending(client: Client, job: JobSummary, tasks: tuple[int, int], dsn: st
     ]
     if before:
         first = ", ".join(f"{other.name} (priority {other.priority})" for other in before[:3])
-        more = f" and {len(before) - 3:,} more jobs" if len(before) > 3 else ""
-        lines.append(f"{sum(other.pending for other in before):,} pending tasks go first: of {first}{more}")
+        more = f" and {counted(len(before) - 3, 'more job')}" if len(before) > 3 else ""
+        ahead = counted(sum(other.pending for other in before), "pending task goes", "pending tasks go")
+        lines.append(f"{ahead} first: of {first}{more}")
     named = ", ".join(str(run.id) for run in able)
     return lines or [f"nothing stands in the way: the next lease of run {named} may bring it"]
 

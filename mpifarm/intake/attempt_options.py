@@ -158,6 +158,17 @@ def parse_keep(text: str) -> str:
     return f"{keep.what}:{keep.tail_bytes}" if keep.what == keeping.TAIL else keep.what
 
 
+def shared_capture(patterns: Sequence[str], tasks: int) -> str | None:
+    """A warning of the first pattern by which the tasks of a job, so many, take the files of each other."""
+    shared = next((text for text in patterns if not CapturePattern(text).own), None) if tasks > 1 else None
+    if shared is None:
+        return None
+    return (
+        f"warning: --capture {shared!r} holds nothing of the task's own, and all start in one directory: each takes"
+        " what the others left there, too ({task} is its number, {} its entry: out-{task}.npy, {task}/*.npy)"
+    )
+
+
 def parse_capture(pattern: str) -> str:
     """A pattern of files in the task's directory: see `core.job.capture`. Raises UsageError."""
     if len(pattern) > PATTERN_CHARACTERS_MAX:

@@ -29,6 +29,7 @@ from typing import BinaryIO
 
 from mpifarm.core.model import Parent, Part, TaskText
 from mpifarm.core.needs import Needs
+from mpifarm.core.plural import counted
 from mpifarm.errors import UsageError
 from mpifarm.intake.foreign import foreign_variable
 from mpifarm.intake.parents import TASKS_MAX
@@ -48,7 +49,7 @@ from mpifarm.intake.shell_lines import ShellLines
 from mpifarm.intake.taskfile import COMMAND_BYTES_MAX, RUN_TASKS_MAX, check_command
 from mpifarm.intake.told import Tell, silently
 from mpifarm.intake.unfilled import Source, check_words
-from mpifarm.units import counted, each_padded, parse_numbers
+from mpifarm.units import each_padded, parse_numbers
 
 RUN_BYTES_MAX = 8 << 20
 _BOM = b"\xef\xbb\xbf"
@@ -133,7 +134,7 @@ def _judged(tasks: Iterable[TaskText]) -> Iterator[TaskText]:
 def _check_count(array: str) -> None:
     """Raises UsageError for more than a job holds, before anything streams."""
     if (count := sum(map(len, parse_numbers(array)))) > TASKS_MAX:
-        raise UsageError(f"--array {array}: {count:,} tasks, and a job holds {TASKS_MAX:,} at most")
+        raise UsageError(f"--array {array}: {counted(count, 'task')}, and a job holds {TASKS_MAX:,} at most")
 
 
 def _source_of(asked: Expansion, marked: bool) -> Source:

@@ -16,6 +16,7 @@ from collections.abc import Iterable
 from typing import NamedTuple
 
 from mpifarm.core.model import Parent
+from mpifarm.core.plural import counted
 from mpifarm.core.ranges import disjoint
 from mpifarm.errors import TaskFileError, UsageError
 from mpifarm.intake.cycles import Waiting
@@ -187,7 +188,8 @@ class Parents:
     def check(self, tasks: int) -> None:
         """Once all `tasks` are known. Raises UsageError with the line."""
         if self._furthest > tasks + 1:
-            reason = f"there is no task {self._furthest - 1:,} to wait for: {self._name} has {tasks:,} tasks{_COUNTING}"
+            has = f"{self._name} has {counted(tasks, 'task')}{_COUNTING}"
+            reason = f"there is no task {self._furthest - 1:,} to wait for: {has}"
             raise self._refusal(*self._furthest_at, reason)
         ring = self._waiting.cycle() if self._looks_forward else []
         if ring:

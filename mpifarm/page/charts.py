@@ -12,6 +12,7 @@ from typing import NamedTuple
 
 import numpy as np
 
+from mpifarm.core.plural import counted
 from mpifarm.outputs.accounting import Floats, Ints
 from mpifarm.page.binning import KINDS, Batch, Histogram, Lanes, TimeAxis
 from mpifarm.show.text import when
@@ -231,7 +232,7 @@ def bars(axis: TimeAxis, lanes: Lanes, runs: Sequence[tuple[int, Sequence[tuple[
         for i, stretches in enumerate(batch.held([slots for _, slots in nodes])):
             node, cpus, kind = nodes[batch.node[i]][0], int(batch.cpus[i]), int(batch.kind[i])
             title = f"task {batch.task[i]} {_TOLD[kind]}, {format_seconds(float(batch.seconds[i]))}, {node}"
-            title += f" slot {batch.slot[i]}, {cpus} cores" if cpus > 1 else f" slot {batch.slot[i]}"
+            title += f" slot {batch.slot[i]}, {counted(cpus, 'core')}" if cpus > 1 else f" slot {batch.slot[i]}"
             title += f", attempt {batch.attempt[i]}, run {run}"
             x = frame.x(batch.started[i] / axis.length_s)
             width = max(0.6, frame.x(batch.ended[i] / axis.length_s) - x)

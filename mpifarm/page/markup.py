@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, NamedTuple
 from mpifarm import __version__
 from mpifarm.core.lifecycle import STATES
 from mpifarm.core.model import RunId
+from mpifarm.core.plural import counted
 from mpifarm.outputs.accounting import NAMES, Account, core_time
 from mpifarm.page import charts
 from mpifarm.page.binning import KINDS, RATE_BINS, TIME_BINS, Charted, joined
@@ -99,7 +100,7 @@ def _time(page: Page) -> Iterator[str]:
     total = Account()
     for account in page.accounts.values():
         total = total.plus(account)
-    which = "run" if len(page.accounts) == 1 else f"{len(page.accounts)} runs"
+    which = "run" if len(page.accounts) == 1 else counted(len(page.accounts), "run")
     yield '<section id="time"><h2>Where the core time went</h2><p class="soft">'
     yield f"{core_time(total.total)} in all: every slot of the {which} from start to end, for whatever job.</p>"
     yield _share(total)
@@ -152,8 +153,8 @@ def _by_slot(page: Page, legend: Sequence[tuple[str, str]]) -> Iterator[str]:
         runs = [(run, page.nodes_of[run], joined(batches)) for run, batches in charted.bars.items()]
         drawn = charts.bars(axis, lanes, runs)
     else:
-        row = "a slot" if lanes.by_slot else "a node" if lanes.nodes_each == 1 else f"{lanes.nodes_each} nodes"
-        many = f"{int(charted.kinds.sum()):,} attempts on {sum(lanes.slots):,} slots"
+        row = "a slot" if lanes.by_slot else "a node" if lanes.nodes_each == 1 else counted(lanes.nodes_each, "node")
+        many = f"{counted(int(charted.kinds.sum()), 'attempt')} on {counted(sum(lanes.slots), 'slot')}"
         said = (
             f"{many} are too many for a bar each, so they are summed up: a row is {row}, its shade how much of it was "
             f"busy, for whatever job, in each of {TIME_BINS} steps of time. A mark at the foot of a row: "
@@ -202,7 +203,7 @@ def _failures(page: Page) -> Iterator[str]:
             yield f'<td class="n">{total:,}<td class="n">{100 * bad / total:.1f} %<td></tr>'
         yield "</table></div>"
         if len(nodes) > NODES_SHOWN:
-            yield f'<p class="note">and {len(nodes) - NODES_SHOWN:,} more nodes with failures</p>'
+            yield f'<p class="note">and {counted(len(nodes) - NODES_SHOWN, "more node")} with failures</p>'
     yield "</section>\n"
 
 

@@ -10,11 +10,12 @@ from typing import NamedTuple
 
 from mpifarm.core.model import Limits, NodeShape
 from mpifarm.core.needs import Needs, Resources
+from mpifarm.core.plural import counted
 from mpifarm.core.roles import Roles
 from mpifarm.errors import SiteError
 from mpifarm.rank.offers import NOTHING, Offer
 
-TOO_FEW_FILES = """{slots:,} slots on {where} instead of {wanted:,}: so many want {needed:,} files, and a process may \
+TOO_FEW_FILES = """{slots} on {where} instead of {wanted:,}: so many want {needed:,} files, and a process may \
 have {files:,}
   raise the hard limit (`ulimit -Hn` shows it; those who run the machine set it) before the ranks are started"""
 
@@ -81,9 +82,9 @@ def node_shapes(
     if not short:
         return _pinned(shapes, [hellos[leader].host for leader in roles.leaders], asked), ""
     name, fewer, wanted, files = min(short, key=lambda one: one[1])
-    where = name if len(short) == 1 else f"{name} (and fewer than wanted on {len(short) - 1:,} more nodes)"
+    where = name if len(short) == 1 else f"{name} (and fewer than wanted on {counted(len(short) - 1, 'more node')})"
     needed = limits.launcher_files + wanted * limits.slot_files
-    told = TOO_FEW_FILES.format(slots=fewer, where=where, wanted=wanted, files=files, needed=needed)
+    told = TOO_FEW_FILES.format(slots=counted(fewer, "slot"), where=where, wanted=wanted, files=files, needed=needed)
     if not fewer:
         raise SiteError(told)
     return _pinned(shapes, [hellos[leader].host for leader in roles.leaders], asked), told

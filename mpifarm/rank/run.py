@@ -14,6 +14,7 @@ import sys
 import time
 import traceback
 from collections import Counter
+from contextlib import suppress
 from dataclasses import dataclass
 from functools import partial
 from math import inf
@@ -26,6 +27,7 @@ from mpifarm.core.dispatcher.ending import duration
 from mpifarm.core.dispatcher.ledger import Ledger
 from mpifarm.core.leader.leader import Leader
 from mpifarm.core.model import Limits, NodeShape, RunId, State
+from mpifarm.core.plural import counted
 from mpifarm.core.protocol.actions import Finished, RunOpened
 from mpifarm.core.protocol.messages import VERSION, Exit, OpenFile, Role
 from mpifarm.core.protocol.verbs import RunInfo
@@ -229,7 +231,7 @@ class Session:
         self._progress: Progress = Progress("tasks")
         self._dispatcher: Dispatcher | None = None
         where = f" in {self.allocation.label}" if self.allocation.label else ""
-        size = f"{self._ranks} ranks, {len(self.nodes)} nodes, {self.slots} slots"
+        size = ", ".join([counted(self._ranks, "rank"), counted(len(self.nodes), "node"), counted(self.slots, "slot")])
         if self.must_end_by < inf:
             where += f", tasks may run for {duration(max(0.0, self.must_end_by - self._started))}"
         if not self.options.quiet:
@@ -285,6 +287,8 @@ class Session:
         made = Made(False)
         if self.options.stripes.wanted:
             path = unused(path)
+            with suppress(OSError):  # the recorder, which makes it otherwise, says what is wrong
+                path.parent.mkdir(parents=True, exist_ok=True)
             made = make_striped(path, self.options.stripes, launcher.run_program)
             if made.said:
                 self.say(made.said)
@@ -345,6 +349,6 @@ def summary(ledger: Ledger, slots: int, wall_s: float, path: str) -> str:
     if ended[State.RETURNED]:
         counts.append(f"{ended[State.RETURNED]:,} cut short and returned to the queue")
     if ledger.retried:
-        counts.append(f"{ledger.retried:,} failed attempts to run again")
+        counts.append(f"{counted(ledger.retried, 'failed attempt')} to run again")
     used = 100 * ledger.busy_s / (slots * wall_s) if wall_s > 0 else 0.0
     return f"{', '.join(counts)}; slots used {used:.0f} % of {wall_s:.1f} s; outputs in {path or 'no file'}"

@@ -73,7 +73,8 @@ class Archive:
     def failures(self, job: JobId) -> list[FailureLine]:  # noqa: ARG002
         rows = [dict(zip(FailureLine._fields, values)) for values in self._about["failures"]]
         for row in rows:
-            row["stderr_tail"] = None if row["stderr_tail"] is None else row["stderr_tail"].encode(*_AS_PYTHON)
+            for name in ("stderr_tail", "entry"):
+                row[name] = None if row.get(name) is None else row[name].encode(*_AS_PYTHON)
         return [FailureLine(**row) for row in rows]
 
     def durations(self, job: JobId) -> tuple[float, float, float] | None:  # noqa: ARG002

@@ -123,7 +123,8 @@ def create(
     *,
     made: bool = False,
 ) -> h5py.File:
-    """A new run file, complete and in SWMR mode, durable under its name. Raises OutputError; never overwrites anything
+    """A new run file, complete and in SWMR mode, durable under its name, in a directory that is made where there is
+    none. Raises OutputError; never overwrites anything
     but, when it was `made`, an empty file.
 
     compress: of `mpifarm.runfile.codec.CODECS`."""
@@ -131,6 +132,8 @@ def create(
         raise OutputError(f"cannot create run file {path}: somebody else has written to it")
     file: h5py.File | None = None
     try:
+        if not made:
+            Path(path).parent.mkdir(parents=True, exist_ok=True)
         descriptor = os.open(path, os.O_WRONLY | os.O_CLOEXEC | (0 if made else os.O_CREAT | os.O_EXCL), 0o600)
     except OSError as error:
         raise explain(path, "create", error) from error

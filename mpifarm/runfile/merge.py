@@ -19,6 +19,7 @@ import numpy as np
 
 from mpifarm.core.model import RunId
 from mpifarm.core.needs import Needs
+from mpifarm.core.plural import counted
 from mpifarm.core.protocol.facts import TaskLine
 from mpifarm.errors import OutputError
 from mpifarm.runfile import exported, format
@@ -124,7 +125,7 @@ class Merge:
             self._mark(rows, files)
         missed = [Missed(*values) for values in self._missed.values() if values[2] or self._every_attempt]
         if missed and not self._missing_ok:
-            told = "".join(f"\n  {path}: {why} (outputs of {tasks:,} tasks)" for path, why, tasks in missed)
+            told = "".join(f"\n  {path}: {why} (outputs of {counted(tasks, 'task')})" for path, why, tasks in missed)
             raise OutputError(f"run files of this job cannot be read here:{told}\n  --missing-ok exports the rest")
         return missed
 

@@ -27,6 +27,7 @@ import h5py
 import numpy as np
 
 from mpifarm.core.model import AttemptKey, FailureClass, State
+from mpifarm.core.plural import counted
 from mpifarm.core.row import STDERR, STDERR_CUT, STDOUT, STDOUT_CUT, AttemptRow
 from mpifarm.errors import OutputError
 from mpifarm.runfile.format import (
@@ -201,7 +202,7 @@ class RunFile:
         if row >= self.rows:
             self.refresh()
         if not 0 <= row < self.rows:
-            raise OutputError(f"run file {self.path} has no attempt row {row}: it has {self.rows} rows")
+            raise OutputError(f"run file {self.path} has no attempt row {row}: it has {counted(self.rows, 'row')}")
         if self.older is not None and row < self._attempts.first:
             return self.older.attempt(row)
         found = AttemptRow(*self._read(self._attempts, row, row + 1)[0].item())

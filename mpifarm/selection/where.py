@@ -47,8 +47,9 @@ _TEXTS: dict[str, Callable[[TaskLine], str]] = {
     "class": lambda line: "" if line.failure == "none" else line.failure,
     "node": lambda line: line.node or "",
     "command": lambda line: text_of(line.command),
+    "entry": lambda line: text_of(line.entry or b""),
 }
-FIELDS = ("task", "state", "class", "exit_code", "signal", "seconds", "node", "attempts", "started", "command")
+FIELDS = ("task", "state", "class", "exit_code", "signal", "seconds", "node", "attempts", "started", "command", "entry")
 assert set(FIELDS) == _NUMBERS.keys() | _TEXTS.keys()
 
 _CLASSES = tuple(failure.name.lower() for failure in FailureClass if failure)

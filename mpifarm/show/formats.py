@@ -75,7 +75,7 @@ def write_parquet(lines: Iterable[TaskLine], out: BinaryIO) -> None:
         raise UsageError("Parquet needs pyarrow: pip install pyarrow (--format csv needs nothing)") from None
     if out.isatty():
         raise UsageError("Parquet is nothing to look at: > tasks.parquet")
-    texts = ("state", "class", "node", "command")
+    texts = ("state", "class", "node", "command", "entry")
     whole = ("task", "exit_code", "signal", "attempts")
     types = {
         name: arrow.string() if name in texts else arrow.int32() if name in whole else arrow.float64()
@@ -84,8 +84,14 @@ def write_parquet(lines: Iterable[TaskLine], out: BinaryIO) -> None:
     schema = arrow.schema(types.items())
     with parquet.ParquetWriter(out, schema) as writer:
         for block in _blocks(lines, PARQUET_ROWS):
-            rows = [task_object(line) | {"command": line.command.decode("utf-8", "backslashreplace")} for line in block]
+            rows = [task_object(line) | _readable(line) for line in block]
             writer.write_table(arrow.Table.from_pylist(rows, schema))
+
+
+def _readable(line: TaskLine) -> dict[str, str | None]:
+    """What is bytes, as text that any reader takes."""
+    entry = None if line.entry is None else line.entry.decode("utf-8", "backslashreplace")
+    return {"command": line.command.decode("utf-8", "backslashreplace"), "entry": entry}
 
 
 FORMATS: dict[str, Callable[[Iterable[TaskLine], BinaryIO], None]] = {
@@ -95,7 +101,19 @@ FORMATS: dict[str, Callable[[Iterable[TaskLine], BinaryIO], None]] = {
     "joblog": write_joblog,
     "parquet": write_parquet,
 }
-_COLUMNS = ("task", "state", "class", "exit_code", "signal", "seconds", "started", "node", "attempts", "command")
+_COLUMNS = (
+    "task",
+    "state",
+    "class",
+    "exit_code",
+    "signal",
+    "seconds",
+    "started",
+    "node",
+    "attempts",
+    "command",
+    "entry",
+)
 
 
 def _blocks(lines: Iterable[TaskLine], size: int) -> Iterator[list[TaskLine]]:

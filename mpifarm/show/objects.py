@@ -83,6 +83,7 @@ def task_object(line: TaskLine) -> dict[str, object]:
         "node": line.node,
         "attempts": line.attempts,
         "command": text_of(line.command),
+        "entry": None if line.entry is None else text_of(line.entry),
     }
 
 

@@ -19,6 +19,8 @@ from mpifarm.units import format_seconds
 if TYPE_CHECKING:
     from mpifarm.queue.client import FailureLine, JobSummary, RunLine, TaskLine
 
+ENTRY_SHOWN = 30
+"""Characters of an entry, beside the task that it is of."""
 _COLOURS = {"succeeded": "\x1b[32m", "failed": "\x1b[31m", "running": "\x1b[36m", "lost": "\x1b[31m"}
 _PLAIN = "\x1b[0m"
 _SPELLINGS = {"done": "succeeded", "completed": "succeeded", "complete": "succeeded", "success": "succeeded"}
@@ -154,7 +156,7 @@ def failures_text(name: str, failures: Sequence[FailureLine], look: Look) -> lis
         [
             line.failure,
             f"{line.count:,}",
-            f"{name}.{line.example_task}",
+            _example(name, line),
             ending(line.failure, line.exit_code, line.signal),
             telling_line(line.stderr_tail),
         ]
@@ -162,6 +164,14 @@ def failures_text(name: str, failures: Sequence[FailureLine], look: Look) -> lis
     ]
     head = ["failure", "tasks", "example", "ended", "stderr"]
     return [cut(line, look) for line in table(head, rows, "failure example ended stderr", Look())]
+
+
+def _example(name: str, line: FailureLine) -> str:
+    """The task, and what it was made from."""
+    if line.entry is None:
+        return f"{name}.{line.example_task}"
+    entry = printable(line.entry)
+    return f"{name}.{line.example_task} ({entry if len(entry) <= ENTRY_SHOWN else f'{entry[:ENTRY_SHOWN]}…'})"
 
 
 def runs_text(runs: Sequence[RunLine], now: float, look: Look) -> list[str]:

@@ -13,9 +13,13 @@ from mpifarm.errors import UsageError
 @contextmanager
 def draft_of(path: Path, *, force: bool) -> Iterator[Path]:
     """The name to write to; when the block ends well, the file there gets the name `path`. Raises UsageError for a
-    file that exists, unless `force`."""
+    file that exists, unless `force`. The directory is made where there is none."""
     if not force and os.path.lexists(path):
         raise _exists(path)
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise UsageError(f"cannot make the directory of {path}: {error.strerror}") from None
     draft = path.with_name(f".{path.name}.{os.getpid()}")
     try:
         yield draft

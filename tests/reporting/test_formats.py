@@ -25,7 +25,7 @@ LINES = [
     a_task(2, state="failed", failure="exit", exit_code=3, seconds=1234.5678, node="n1", attempts=2, **RAN),
     a_task(3, state="failed", failure="signal", signal=11, seconds=1, node="n2", command=b'say "a,\xff"\n\tb', **RAN),
     a_task(4, state="failed", failure="timeout", seconds=10, node="n2", **RAN),
-    a_task(5),
+    a_task(5, entry=b"x,\t\xff"),
     a_task(6, state="cancelled", failure="cancelled"),
 ]
 
@@ -51,6 +51,7 @@ def test_csv_comes_back_whole() -> None:
     for row, each in zip(rows, objects, strict=True):
         assert row == {name: "" if value is None else str(value) for name, value in each.items()}
     assert rows[2]["command"].encode("utf-8", "surrogateescape") == LINES[2].command
+    assert rows[4]["entry"].encode("utf-8", "surrogateescape") == LINES[4].entry
     assert made("csv", []).count(b"\n") == 1
 
 
@@ -80,6 +81,7 @@ def test_parquet_or_how_to_get_it() -> None:
     columns = table.to_pydict()
     assert columns["task"] == [1, 2, 3, 4, 5, 6]
     assert columns["seconds"] == [0.5, 1234.5678, 1.0, 10.0, None, None]
+    assert columns["entry"] == [None] * 4 + ["x,\t\\xff", None]
     assert columns["command"][2] == 'say "a,\\xff"\n\tb'
 
 

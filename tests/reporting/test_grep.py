@@ -73,7 +73,7 @@ def test_what_is_found(
     assert main.main(["report", "scan", "--grep", *options]) == 0
     out, err = capfdbinary.readouterr()
     assert out == found
-    assert err == (b"" if "--tasks" in options else b"mpifarm: 1 tasks of scan have no outcome yet\n")
+    assert err == (b"" if "--tasks" in options else b"mpifarm: 1 task of scan has no outcome yet\n")
 
 
 def test_codes(typed: Callable[..., Said], lines: list[object]) -> None:

@@ -186,6 +186,14 @@ def test_a_file_is_not_replaced_unless_forced(tmp_path: Path) -> None:
     assert sorted(path.name for path in tmp_path.iterdir()) == ["page.html", "run.h5"]
 
 
+def test_its_directory_is_made(tmp_path: Path) -> None:
+    client, report = a_farm(tmp_path / "run.h5", attempts(30, 3), 3)
+    write_page(client, report, tmp_path / "new" / "dir" / "page.html", NOW, force=False)  # type: ignore[arg-type]
+    assert (tmp_path / "new" / "dir" / "page.html").is_file()
+    with pytest.raises(UsageError, match="cannot make the directory of"):
+        write_page(client, report, tmp_path / "run.h5" / "page.html", NOW, force=False)  # type: ignore[arg-type]
+
+
 def test_what_fails_leaves_nothing(tmp_path: Path) -> None:
     client, report = a_farm(tmp_path / "run.h5", attempts(30, 3), 3)
 

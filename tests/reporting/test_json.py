@@ -38,6 +38,7 @@ def test_a_task() -> None:
         "node": "n1",
         "attempts": 2,
         "command": "./simulate 4",
+        "entry": None,
     }
     assert task_object(a_task(5))["class"] is None
 

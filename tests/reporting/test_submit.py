@@ -17,6 +17,7 @@ import pytest
 from mpifarm.core.job.policy import Policy, RetryRule
 from mpifarm.core.model import FailureClass, JobId, Parent, TaskText
 from mpifarm.core.needs import Needs
+from mpifarm.intake.attempt_options import shared_capture
 from mpifarm.queue.client import Client, JobSummary
 from tests.reporting.conftest import Said
 from tests.reporting.rows import FakeClient, a_job
@@ -149,6 +150,25 @@ def test_what_is_wanted_of_a_job(typed: Typed, client: FakeClient) -> None:
         Parent(7, 10, False, job),
         Parent(1, 41, True, job),
     )
+
+
+@pytest.mark.parametrize(
+    ("patterns", "shared"),
+    [
+        (["*.npy"], "*.npy"),
+        (["out.npy"], "out.npy"),
+        (["out/**/x", "{task}.log"], "out/**/x"),
+        (["{job}-{attempt}.npy"], "{job}-{attempt}.npy"),
+        (["{task}/*.npy", "out-{task:06}.npy", "{}.*"], None),
+    ],
+)
+def test_files_that_other_tasks_leave_are_told_at_submit(typed: Typed, patterns: list[str], shared: str | None) -> None:
+    Path("tasks.txt").write_text("echo 1\necho 2\n")
+    words = [word for pattern in patterns for word in ("--capture", pattern)]
+    said = typed("submit", "tasks.txt", *words)
+    assert said.code == 0
+    assert (f"warning: --capture {shared!r} holds nothing of the task's own" in said.err) == (shared is not None)
+    assert shared_capture(patterns, 1) is None, "a single task has the directory to itself"
 
 
 @pytest.mark.parametrize(

@@ -43,7 +43,7 @@ id  job        state             tasks  pending  running  succeeded  failed  sub
 def test_one_job() -> None:
     job = a_job(state="running", total=1000, pending=700, running=60, succeeded=230, failed=10)
     failures = [
-        a_failure("exit", 8, 17, exit_code=3, stderr_tail=b"bad input\nmore\n"),
+        a_failure("exit", 8, 17, exit_code=3, stderr_tail=b"bad input\nmore\n", entry=b"x\t7"),
         a_failure("signal", 2, 33, signal=11),
     ]
     runs = [
@@ -60,9 +60,9 @@ submitted 2027-01-15 07:00 from scan.txt in /home/ann
 tasks     1,000: 700 pending, 60 running, 230 succeeded, 10 failed
 duration  p50 12ms, p95 500ms, max 1m15s
 
-failure  tasks  example  ended    stderr
-exit         8  scan.17  exit 3   bad input
-signal       2  scan.33  SIGSEGV
+failure  tasks  example         ended    stderr
+exit         8  scan.17 (x\\t7)  exit 3   bad input
+signal       2  scan.33         SIGSEGV
 
 run  state  on               nodes  slots  started           lasted  succeeded  failed  returned   busy  file
   3  live   node17 slurm 99      4     64  2027-01-15 07:50  10m00s        200      10         0   50 %  /tmp/run-3.h5

@@ -225,7 +225,7 @@ def test_explain_what_was_cancelled(world: PostgresWorld, say: Typed) -> None:
     run = a_run(world)
     block = one(world.queue, run, 1)
     world.queue.record(run, Batch(all_ended(block, State.FAILED), done=[block.lease]))
-    assert "stopped: 1 tasks have failed, more than --max-fails 0" in explained(say, "strict")
+    assert "stopped: 1 task has failed, more than --max-fails 0" in explained(say, "strict")
     assert "more tasks of its job had failed than --max-fails 0" in explained(say, "strict.2")
 
 
@@ -261,7 +261,7 @@ def test_explain_attempt_by_attempt(world: PostgresWorld, say: Typed) -> None:
     block = one(world.queue, run, 1)
     row = ended(block, 2, State.FAILED)[0]._replace(failure=FailureClass.LOST, exit_code=0)
     world.queue.record(run, Batch([(row, None, None)], done=[block.lease]))
-    assert "it was lost with 1 nodes, its crash limit" in explained(say, "scan.2")
+    assert "it was lost with 1 node, its crash limit" in explained(say, "scan.2")
 
 
 def test_explain_several(world: PostgresWorld, say: Typed, say_json: Callable[..., Any]) -> None:

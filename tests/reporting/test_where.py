@@ -16,7 +16,7 @@ from tests.reporting.rows import a_task
 
 LONG = a_task(
     17, state="failed", failure="exit", exit_code=3, seconds=61.5, started=1e9, node="nid0012", attempts=2,
-    command=b"./fit --seed 7 \xff",
+    command=b"./fit --seed 7 \xff", entry=b"a",
 )  # fmt: skip
 GOOD = a_task(4, state="succeeded", failure="none", exit_code=0, seconds=2.0, started=2e9, node="nid0007", attempts=1)
 KILLED = a_task(5, state="failed", failure="signal", signal=9, seconds=0.0, started=1e9, node="nid0007", attempts=1)
@@ -59,6 +59,9 @@ def chosen(text: str) -> list[int]:
         ('node < "nid0010" and node != ""', [4, 5]),
         (r'command ~ "--seed \d+"', [17]),
         ('command = "./simulate 4"', [4]),
+        ("entry = a", [17]),
+        ('entry = ""', [4, 5, 9]),
+        (r"entry ~ '^\w$'", [17]),
         ("command ~ 'simulate [45]$'", [4, 5]),
         ('started > "2010-01-01"', [4]),
         ('started > "2001-09-09 01:46:39+00:00" and started < 1000000001', [17, 5]),

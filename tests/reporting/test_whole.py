@@ -153,6 +153,7 @@ def test_tasks_of_a_job(typed: Typed, played: PlayedRun, tmp_path: Path) -> None
         "node": "node1",
         "attempts": 1,
         "command": "echo 5 \udcff",
+        "entry": None,
     }
     assert (seen[7]["seconds"], seen[7]["node"], seen[7]["attempts"], seen[7]["class"]) == (None, None, 0, None)
     assert typed("tasks", "last", "--state", "FAILED").out == b"5\tfailed\texit 3\t1.500\tnode1\t1\techo 5 \\xff\n"

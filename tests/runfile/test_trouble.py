@@ -42,9 +42,11 @@ def test_an_unwritable_directory(tmp_path: Path) -> None:
         new_writer(directory / "run.h5")
 
 
-def test_a_missing_directory_and_a_missing_file(tmp_path: Path) -> None:
-    with pytest.raises(OutputError, match=r"cannot create .* no such file or directory"):
-        new_writer(tmp_path / "nowhere" / "run.h5")
+def test_a_missing_directory_is_made_and_a_missing_file_told(tmp_path: Path) -> None:
+    new_writer(tmp_path / "new" / "dir" / "run.h5")
+    assert (tmp_path / "new" / "dir" / "run.h5").stat().st_size
+    with pytest.raises(OutputError, match=r"cannot create .*not a directory"):
+        new_writer(tmp_path / "new" / "dir" / "run.h5" / "run.h5")
     with pytest.raises(OutputError, match=r"cannot open .* no such file or directory"):
         open_run(tmp_path / "run.h5")
 

@@ -2,13 +2,11 @@
 
 Its cost grows with blocks and messages, not with ranks or tasks started. It never waits: what it needs from the queue
 it asks for with an action, and the answer comes back as an event. A run goes through five phases:
-
     OPENING   run and file are being made            -> WORKING when both are there
     WORKING   lease, deal, record                    -> DRAINING on a signal, an order, or near the end of the
                                                         allocation; CLOSING when nothing is left (`.ending`)
     DRAINING  nothing starts; running tasks get their grace, the rest goes back -> CLOSING when all is resolved
     CLOSING   last record, close the run, then the file -> DONE
-    DONE
 """
 
 from __future__ import annotations
@@ -23,6 +21,7 @@ from mpifarm.core.dispatcher.leasing import Leasing
 from mpifarm.core.dispatcher.ledger import LeasedTask
 from mpifarm.core.dispatcher.stopping import WORK_LEFT, Stopping
 from mpifarm.core.model import Limits, State
+from mpifarm.core.plural import counted
 from mpifarm.core.protocol.actions import (
     Action,
     AskClose,
@@ -157,7 +156,7 @@ class Dispatcher:
                 self._leasing.expiring = False
                 if tasks:
                     self._leasing.stir()
-                    actions.append(Say(f"took back {tasks:,} tasks of runs that died"))
+                    actions.append(Say(f"took back {counted(tasks, 'task')} of runs that died"))
             case Ordered(orders):
                 self._obey(orders, now, actions)
             case RunOpened(_, file):
@@ -238,7 +237,7 @@ class Dispatcher:
             return
         self.nodes_lost += 1
         tasks = self._holding.lose(rank, begun, now)
-        actions.append(Say(f"node of rank {rank} is lost: {reason}; it held {tasks:,} tasks"))
+        actions.append(Say(f"node of rank {rank} is lost: {reason}; it held {counted(tasks, 'task')}"))
         if self._dealer.empty and self.phase in (Phase.OPENING, Phase.WORKING):
             self._error = (f"no node is left: {reason}", 3)
             self.phase = Phase.DRAINING
@@ -312,8 +311,9 @@ class Dispatcher:
         self.phase = Phase.DRAINING
         self._stopping.begin(grace_s, now, self.ledger)
         self._holding.give_back_stock()
-        may = "may end" if grace_s == inf else f"have {duration(grace_s)} to end"
-        actions.append(Say(f"{why}: nothing new starts; {self.ledger.tasks_out:,} dealt tasks {may}"))
+        may = ["may end"] * 2 if grace_s == inf else [f"{has} {duration(grace_s)} to end" for has in ("has", "have")]
+        dealt = counted(self.ledger.tasks_out, f"dealt task {may[0]}", f"dealt tasks {may[1]}")
+        actions.append(Say(f"{why}: nothing new starts; {dealt}"))
         actions.extend(Send(rank, Stop(grace_s)) for rank in self._dealer.ranks)
 
     def _end_if_over(self, now: float, actions: list[Action]) -> None:

@@ -6,6 +6,7 @@ from math import inf
 from typing import NamedTuple
 
 from mpifarm.core.needs import Needs
+from mpifarm.core.plural import counted
 from mpifarm.core.protocol.verbs import Grant
 
 NO_MORE = Needs()
@@ -81,7 +82,7 @@ def left_behind(grant: Grant, room: Needs) -> list[str]:
     for name, reason in reasons.items():
         if tasks := getattr(grant, name):
             least = "at least " if name in grant.at_least else ""
-            lines.append(f"{least}{tasks:,} tasks stay in the queue: {reason}")
+            lines.append(f"{least}{counted(tasks, 'task stays', 'tasks stay')} in the queue: {reason}")
     return lines
 
 

@@ -8,6 +8,7 @@ from mpifarm.core.dispatcher.dealer import Dealer
 from mpifarm.core.dispatcher.ledger import LeasedTask, Ledger
 from mpifarm.core.dispatcher.suspicion import Suspicion, Trust, Verdict
 from mpifarm.core.model import Block, LeaseId, Limits, Span
+from mpifarm.core.plural import counted
 from mpifarm.core.protocol.actions import Action, Say, Send
 from mpifarm.core.protocol.messages import Cancel
 from mpifarm.core.protocol.verbs import CancelTasks, Grant
@@ -117,7 +118,7 @@ class Holding:
         tasks = sum(len(block.tasks) for block in stock) + sum(hi - lo for rank in ranks for _, lo, hi in held[rank])
         if tasks and order not in self._told:
             self._told.add(order)
-            actions.append(Say(f"cancelled, as ordered: {tasks:,} tasks"))
+            actions.append(Say(f"cancelled, as ordered: {counted(tasks, 'task')}"))
         return actions
 
     def _put_back(self, blocks: list[Block]) -> None:

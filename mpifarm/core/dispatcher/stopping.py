@@ -7,6 +7,7 @@ from math import inf
 from mpifarm.core.dispatcher.ending import RunTerms, duration
 from mpifarm.core.dispatcher.ledger import Ledger
 from mpifarm.core.model import Limits, State
+from mpifarm.core.plural import counted
 from mpifarm.core.protocol.messages import StopAsked
 
 WORK_LEFT = 7
@@ -61,7 +62,7 @@ class Stopping:
         """What to say of a signal that was none to stop, once that is plain."""
         if not self._heard or now - self._heard_at < _HEARD_WITHIN_S:
             return []
-        came = f"SIGUSR1 came to {len(self._heard)} of {self._usr1_ranks} ranks"
+        came = f"SIGUSR1 came to {len(self._heard)} of {counted(self._usr1_ranks, 'rank')}"
         self._heard.clear()
         return [f"{came}: so mpiexec tells that one has died. No reason to stop"]
 

@@ -70,6 +70,11 @@ class CapturePattern:
             raise self._wrong("it leads out of the directory of the task")
         return names
 
+    @property
+    def own(self) -> bool:
+        """Whether something of the task's own is in it, so that it does not take what others of its job left."""
+        return any(field in ("task", "") for _, field, _ in self._parts)
+
     def _wrong(self, reason: str) -> ValueError:
         return ValueError(f"{self.text!r} names no files to capture: {reason}")
 

@@ -188,3 +188,5 @@ class FailureLine(NamedTuple):
     exit_code: int | None
     signal: int | None
     stderr_tail: bytes | None
+    entry: bytes | None = None
+    """Of that task."""

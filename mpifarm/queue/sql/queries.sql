@@ -1073,7 +1073,7 @@ WHERE line.state = ANY(%(states)s)
 ORDER BY bad.no
 
 -- failures --
-SELECT kind.failure, kind.count, kind.example, outcome.exit_code, outcome.signal, outcome.tail
+SELECT kind.failure, kind.count, kind.example, outcome.exit_code, outcome.signal, outcome.tail, task.entry
 FROM (
     SELECT failure, sum(count)::bigint AS count, min(example) AS example
     FROM (
@@ -1085,6 +1085,7 @@ FROM (
     GROUP BY failure
 ) AS kind
 LEFT JOIN mpifarm.outcome ON outcome.job = %(job)s AND outcome.no = kind.example
+LEFT JOIN mpifarm.task ON task.job = %(job)s AND task.no = kind.example
 ORDER BY kind.count DESC, kind.failure
 
 -- durations --
