@@ -257,7 +257,7 @@ def test_explain_attempt_by_attempt(world: PostgresWorld, say: Typed) -> None:
     world.queue.record(run, Batch(all_ended(block, State.FAILED), done=[block.lease]))
     said = explained(say, "scan.1")
     assert said.count("attempt") == 2
-    assert "such failures of its job run again 1 times at most" in said
+    assert "such failures of its job run again 1 time at most" in said
     block = one(world.queue, run, 1)
     row = ended(block, 2, State.FAILED)[0]._replace(failure=FailureClass.LOST, exit_code=0)
     world.queue.record(run, Batch([(row, None, None)], done=[block.lease]))
