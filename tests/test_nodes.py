@@ -30,6 +30,6 @@ def test_a_node_has_no_more_slots_than_there_can_be_files_for() -> None:
     assert said.startswith("160 slots on a instead of 256: so many want 1,600 files, and a process may have 1,024")
     assert "1,600" in said and "ulimit -Hn" in said
     _, said = node_shapes(assign([0, 1]), [hello("a", 0, files=1024), hello("b", 0, files=512)], NodeTerms(256))
-    assert said.startswith("74 slots on b (and fewer than wanted on 1 more nodes) instead of 256")
+    assert said.startswith("74 slots on b (and fewer than wanted on 1 more node) instead of 256")
     with pytest.raises(SiteError, match="0 slots on a instead of 1"):
         node_shapes(assign([0]), [hello("a", 0, files=60)])

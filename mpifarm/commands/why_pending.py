@@ -66,7 +66,8 @@ def never_held(client: Client, job: JobSummary) -> list[str]:
     never = {its: tasks for its, tasks in client.pending(job.id).items() if not any(its.fits(room) for room in live)}
     if not never:
         return []
-    return [f"{sum(never.values()):,} tasks need more than a node of any live run has: {_lacks(never, max(live))}"]
+    wide = counted(sum(never.values()), "task needs", "tasks need")
+    return [f"{wide} more than a node of any live run has: {_lacks(never, max(live))}"]
 
 
 def _why_not(run: RunLine, job: JobSummary, pending: Collection[Needs]) -> str | None:

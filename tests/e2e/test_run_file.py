@@ -40,7 +40,7 @@ def test_a_run_describes_itself(farm: Farm) -> None:
     assert before < float(about["ended"]) < time.time()
     with h5py.File(farm.cwd / "mpifarm-run-1.h5", "r") as plain:
         (said,) = [text.decode() for _, text in plain["events"]]
-        assert said.startswith("1 task stays in the queue: they need more than the 2 cores")
+        assert said.startswith("1 task stays in the queue: they need more than a node offers: 2 cores")
         assert before < plain["events"][0]["time"] < plain.attrs["ended"]
         assert [name.decode() for name, *_ in plain["nodes"]] == [os.uname().nodename]
 

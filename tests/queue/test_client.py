@@ -272,8 +272,8 @@ def test_a_clock_set_back_costs_nobody_a_result(world: PostgresWorld) -> None:
 
 def test_failures(world: PostgresWorld) -> None:
     assert world.client.failures(played(world)) == [
-        ("exit", 1, 2, 3, None, b"oh no\n"),
-        ("cancelled", 1, 3, 0, None, None),
+        ("exit", 1, 2, 3, None, b"oh no\n", None),
+        ("cancelled", 1, 3, 0, None, None, None),
     ]
 
 

@@ -287,7 +287,7 @@ def test_cancel_leaves_what_runs(world: PostgresWorld) -> None:
         (task, "cancelled", "cancelled", 0, None) for task in (5, 6, 7)
     ]
     assert [line.state for line in world.client.tasks(job)] == ["succeeded"] * 4 + ["cancelled"] * 6
-    assert world.client.failures(job) == [("cancelled", 6, 5, None, None, None)]
+    assert world.client.failures(job) == [("cancelled", 6, 5, None, None, None, None)]
     world.check()
 
 

@@ -2,11 +2,13 @@
 
 Its cost grows with blocks and messages, not with ranks or tasks started. It never waits: what it needs from the queue
 it asks for with an action, and the answer comes back as an event. A run goes through five phases:
+
     OPENING   run and file are being made            -> WORKING when both are there
     WORKING   lease, deal, record                    -> DRAINING on a signal, an order, or near the end of the
                                                         allocation; CLOSING when nothing is left (`.ending`)
     DRAINING  nothing starts; running tasks get their grace, the rest goes back -> CLOSING when all is resolved
     CLOSING   last record, close the run, then the file -> DONE
+    DONE
 """
 
 from __future__ import annotations

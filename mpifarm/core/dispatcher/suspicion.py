@@ -20,6 +20,7 @@ from math import inf, lgamma, log
 from typing import NamedTuple, Protocol
 
 from mpifarm.core.model import FailureClass, JobId, Limits
+from mpifarm.core.plural import counted
 
 _BLAMED = frozenset((FailureClass.EXIT, FailureClass.SIGNAL, FailureClass.OOM, FailureClass.LAUNCH))
 _JOBS_MAX = 8
@@ -218,4 +219,5 @@ class Suspicion:
 
 
 def _why(row: _Row, succeeded: int) -> str:
-    return f"its last {row.fails:,} tasks failed, while {succeeded:,} of the same jobs succeeded elsewhere"
+    last = counted(row.fails, "task")
+    return f"its last {last} failed, while {succeeded:,} of the same jobs succeeded elsewhere"
