@@ -14,7 +14,6 @@ import sys
 import time
 import traceback
 from collections import Counter
-from contextlib import suppress
 from dataclasses import dataclass
 from functools import partial
 from math import inf
@@ -24,7 +23,6 @@ from typing import TYPE_CHECKING
 from mpifarm import __version__
 from mpifarm.core.dispatcher.dispatcher import Dispatcher
 from mpifarm.core.dispatcher.ending import duration
-from mpifarm.core.dispatcher.ledger import Ledger
 from mpifarm.core.leader.leader import Leader
 from mpifarm.core.model import Limits, NodeShape, RunId, State
 from mpifarm.core.plural import counted
@@ -44,6 +42,7 @@ from mpifarm.rank.offers import Offer, find_offer
 from mpifarm.rank.pack_door import PackDoor
 from mpifarm.rank.queue_door import Inbox, QueueDoor
 from mpifarm.rank.striping import Made, make_striped
+from mpifarm.rank.summary import summary
 from mpifarm.runfile.parts import unused
 from mpifarm.startup.handed_down import withhold
 from mpifarm.startup.launched import by_hydra, has_parent, promised
@@ -287,8 +286,6 @@ class Session:
         made = Made(False)
         if self.options.stripes.wanted:
             path = unused(path)
-            with suppress(OSError):  # the recorder, which makes it otherwise, says what is wrong
-                path.parent.mkdir(parents=True, exist_ok=True)
             made = make_striped(path, self.options.stripes, launcher.run_program)
             if made.said:
                 self.say(made.said)
@@ -338,17 +335,3 @@ def must_end_by(walltime_s: float | None, allocation: Allocation, started: float
     ends = allocation.ends if walltime_s is None else started + walltime_s
     limits = Limits()
     return inf if ends is None else ends - limits.last_record_s - limits.term_to_kill_s
-
-
-def summary(ledger: Ledger, slots: int, wall_s: float, path: str) -> str:
-    """The last line of a run."""
-    ended = ledger.ended
-    counts = [f"{ended[State.SUCCEEDED]:,} succeeded", f"{ended[State.FAILED]:,} failed"]
-    if ended[State.CANCELLED]:
-        counts.append(f"{ended[State.CANCELLED]:,} cancelled")
-    if ended[State.RETURNED]:
-        counts.append(f"{ended[State.RETURNED]:,} cut short and returned to the queue")
-    if ledger.retried:
-        counts.append(f"{counted(ledger.retried, 'failed attempt')} to run again")
-    used = 100 * ledger.busy_s / (slots * wall_s) if wall_s > 0 else 0.0
-    return f"{', '.join(counts)}; slots used {used:.0f} % of {wall_s:.1f} s; outputs in {path or 'no file'}"

@@ -11,6 +11,7 @@ import re
 import shutil
 import stat
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple
@@ -61,13 +62,16 @@ def parse_stripe_size(text: str) -> int:
 
 
 def make_striped(path: Path, stripes: Stripes, run_program: Callable[[Sequence[str], float], str]) -> Made:
-    """Make the empty file, where there was none. `run_program(argv, timeout_s)` returns what went wrong."""
+    """Make the empty file, where there was none, and its directory. `run_program(argv, timeout_s)` returns what went
+    wrong."""
     lfs = shutil.which("lfs")
     as_directory = "the run file has the stripes of its directory"
     if lfs is None:
         return Made(
             False, f"--stripe-count and --stripe-size need Lustre's lfs, which is not on the PATH: {as_directory}"
         )
+    with suppress(OSError):  # who opens the file says what is wrong
+        path.parent.mkdir(parents=True, exist_ok=True)
     wrong = run_program([lfs, "setstripe", *stripes.words(), str(path)], LFS_TIMEOUT_S)
     try:
         facts = path.lstat()
