@@ -1,4 +1,4 @@
-"""Runs other programs to their end (initdb, pg_ctl and the like). The only importer of subprocess.
+"""Runs other programs: to their end (initdb, pg_ctl and the like), or beside this one. The only importer of subprocess.
 
 Tasks are not started here but by the launcher.
 """
@@ -9,8 +9,8 @@ import os
 import pwd
 import subprocess
 import tempfile
-from collections.abc import Mapping, Sequence
-from contextlib import suppress
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
 from typing import IO
 
 from mpifarm.errors import SiteError
@@ -102,3 +102,35 @@ def _tail(*streams: IO[bytes]) -> str:
         if lines:
             return ":\n" + "\n".join(f"  {line}" for line in lines)
     return ""
+
+
+class Program:
+    """One that goes on beside this process."""
+
+    def __init__(self, argv: Sequence[str], env: Mapping[str, str]) -> None:
+        self._process = subprocess.Popen(argv, stdin=subprocess.DEVNULL, env=env, start_new_session=True)
+
+    def poll(self) -> int | None:
+        """Its exit code, once it has ended."""
+        return self._process.poll()
+
+    def stop(self, kill_after_s: float) -> None:
+        """SIGTERM, and SIGKILL should it not end of it."""
+        self._process.terminate()
+        try:
+            self._process.wait(kill_after_s)
+        except subprocess.TimeoutExpired:
+            _kill(self._process)
+
+
+@contextmanager
+def running_program(argv: Sequence[str], env: Mapping[str, str], kill_after_s: float = 30.0) -> Iterator[Program]:
+    """Started here, in a session of its own, and stopped at the end. Raises SiteError."""
+    try:
+        program = Program(argv, env)
+    except OSError as error:
+        raise SiteError(f"cannot start {argv[0]}: {error.strerror or error}") from None
+    try:
+        yield program
+    finally:
+        program.stop(kill_after_s)

@@ -31,7 +31,7 @@ PURE_FORBIDDEN = {
 
 ROOMS = [
     "__main__", "cli", "api", "commands", "page", "outputs", "selection", "rank", "show", "intake",
-    "queue", "server", "runfile.repairing", "runfile", "launch",
+    "queue", "server", "runfile.repairing", "runfile", "launch", "calls",
     "units", "core.dispatcher", "core.leader", "core.launcher", "core.recorder", "core.protocol", "core.job", "core",
     "startup", "process", "errors",
 ]  # fmt: skip

@@ -7,7 +7,7 @@ Must never import click or mpi4py; psycopg, h5py and numpy come with the first c
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import ExitStack
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -121,13 +121,40 @@ class _Readable:
         attempt = self._attempt(task)
         return {} if attempt is None else captured(self._outputs.file(attempt.path), attempt.row)
 
-    def values(self, task: Task | int) -> dict[str, Any]:
-        """The arrays that the task gave, by name, as numpy arrays. Raises as `stdout` does."""
+    def value(self, task: Task | int, *, unpickle: bool = False) -> Any:
+        """What the task's call returned: JSON, bytes and arrays as they were, dataclasses as their fields. Anything
+        else was pickled, and is only loaded by `unpickle` (which runs code of whoever wrote it), or `.load()`. Raises
+        mpifarm.RaisedError when the call raised; else as `stdout` does.
+
+        >>> import mpifarm
+        >>> with mpifarm.open_job("squares") as job:
+        ...     job.value(3)
+        ...     [(task.task, value) for task, value in job.values()]
+        9
+        [(1, 1), (2, 4), (3, 9)]
+        """
+        from mpifarm.outputs.values import value_of
+
+        return value_of(self._values(task), unpickle=unpickle)
+
+    def arrays(self, task: Task | int) -> dict[str, Any]:
+        """The arrays that the value of the task holds, by their place in it, as numpy arrays. Raises as `stdout`
+        does."""
+        return {name: value.array for name, value in self._values(task).items() if value.dtype is not None}
+
+    def usage(self, task: Task | int) -> dict[str, float]:
+        """What the task used: `seconds`, `user_s`, `system_s`, `max_rss_kib`, `read_bytes`, `write_bytes`; empty when
+        it was cancelled before it ran. Raises as `stdout` does."""
+        from mpifarm.outputs.values import usage_of
+
+        attempt = self._attempt(task)
+        return {} if attempt is None else usage_of(attempt.row)
+
+    def _values(self, task: Task | int) -> dict[str, Captured]:
         from mpifarm.runfile.captures import values
 
         attempt = self._attempt(task)
-        found = {} if attempt is None else values(self._outputs.file(attempt.path), attempt.row)
-        return {name: value.array for name, value in found.items()}
+        return {} if attempt is None else values(self._outputs.file(attempt.path), attempt.row)
 
     def notes(self, task: Task | int) -> tuple[str, ...]:
         """Why something that `submit --capture` named is not there. Raises as `stdout` does."""
@@ -186,6 +213,16 @@ class Job(_Readable):
             for line in list(self._source.tasks(self._summary.id, ranges=[(lo, lo + PAGE_TASKS)]))
             if holds is None or holds(line)
         )
+
+    def ended(self, ranges: Sequence[tuple[int, int]]) -> Iterator[Task]:
+        """Those of the tasks in half-open ranges that have an outcome by now."""
+        return map(self._task, list(self._source.tasks(self._summary.id, ranges=ranges, states=FINAL)))
+
+    def values(self, where: str | None = None, *, unpickle: bool = False) -> Iterator[tuple[Task, Any]]:
+        """Tasks that have succeeded, each with what its call returned, in order; `where` as in `tasks`."""
+        for task in self.tasks(where):
+            if task.state == "succeeded":
+                yield task, self.value(task, unpickle=unpickle)
 
     def close(self) -> None:
         super().close()

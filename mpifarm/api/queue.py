@@ -9,11 +9,12 @@ from __future__ import annotations
 
 import os
 import warnings
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple, TypedDict
 
-from mpifarm.core.model import Limits, Part, TaskText
+from mpifarm.calls.call import NotACallError, Sender
+from mpifarm.core.model import Kind, Limits, Part, TaskText
 from mpifarm.core.needs import Needs
 from mpifarm.errors import UsageError
 
@@ -51,6 +52,17 @@ class Command(NamedTuple):
     category: str | None = None
 
 
+class Call:
+    """A call of a Python function as a task of `submit`: `Call(f, 1, x=2)` is `f(1, x=2)` in a warm interpreter on a
+    node. A function that can be imported goes by its path, found as `python` finds it in the directory of the submit;
+    any other by value, with cloudpickle."""
+
+    __slots__ = ("args", "function", "kwargs")
+
+    def __init__(self, function: Callable[..., Any], /, *args: Any, **kwargs: Any) -> None:
+        self.function, self.args, self.kwargs = function, args, kwargs
+
+
 class Options(TypedDict, total=False):
     """What `submit` takes, as `mpifarm submit` does; selectors are JOB, JOB.17 or JOB.10-20."""
 
@@ -81,10 +93,10 @@ class Options(TypedDict, total=False):
     dsn: str
 
 
-def submit(commands: Iterable[str | bytes | Command], **options: Unpack[Options]) -> Submitted:
-    """Queue a job of these commands, all of it or nothing; they start in the directory of now. Returns what was done:
-    `job`, `tasks`, `skipped`, and `cancelled` at once, with a warning, since what they wait for has failed. Commands
-    may come from a generator; none is kept. Raises mpifarm.FarmError.
+def submit(commands: Iterable[str | bytes | Command | Call], **options: Unpack[Options]) -> Submitted:
+    """Queue a job of these commands or calls, all of it or nothing; they start in the directory of now. Returns what
+    was done: `job`, `tasks`, `skipped`, and `cancelled` at once, with a warning, since what they wait for has failed.
+    They may come from a generator; none is kept. Raises mpifarm.FarmError.
 
     >>> import mpifarm
     >>> done = mpifarm.submit(
@@ -114,6 +126,17 @@ def submit(commands: Iterable[str | bytes | Command], **options: Unpack[Options]
     if done.cancelled:
         warnings.warn(f"{done.cancelled:,} of the tasks {in_vain(done)}", stacklevel=2)
     return done
+
+
+def map_calls(function: Callable[..., Any], items: Iterable[Any], /, **options: Unpack[Options]) -> Submitted:
+    """Queue a job of `function(item)` for each of the items; as `submit` otherwise. `open_job(...).values()` brings
+    back what they returned.
+
+    >>> import mpifarm, operator
+    >>> mpifarm.map(operator.neg, range(1000), name="negated").tasks
+    1000
+    """
+    return submit((Call(function, item) for item in items), **options)
 
 
 def wait(job: str, timeout_s: float | None = None, dsn: str | None = None) -> dict[str, int]:
@@ -193,7 +216,7 @@ def _request(options: Mapping[str, Any]) -> Request:
     return Request(needs=needs, **known)
 
 
-def _parts(commands: Iterable[str | bytes | Command], needs: Needs) -> Iterator[Part]:
+def _parts(commands: Iterable[str | bytes | Command | Call], needs: Needs) -> Iterator[Part]:
     """Tasks in parts that need and wait for the same."""
     from mpifarm.intake.expand import settled_parts
     from mpifarm.intake.records import Naming, Unsettled
@@ -201,8 +224,11 @@ def _parts(commands: Iterable[str | bytes | Command], needs: Needs) -> Iterator[
     from mpifarm.intake.taskfile import check_command
 
     def read() -> Iterator[Unsettled]:
-        shell = ShellLines("commands")
+        shell, calls = ShellLines("commands"), _Calls()
         for number, given in enumerate(commands, 1):
+            if isinstance(given, Call):
+                yield Unsettled(number, TaskText(calls.body(given, number)), needs, {}, Kind.FUNCTION)
+                continue
             one = given if isinstance(given, Command) else Command(given)
             text = _bytes(one.command, number)
             check_command(text, "commands", number)
@@ -214,9 +240,25 @@ def _parts(commands: Iterable[str | bytes | Command], needs: Needs) -> Iterator[
     return settled_parts(Naming("commands", "command", keep=True).settle(read()))
 
 
+class _Calls:
+    """Bodies of calls; a function is looked at once as long as it is the same as before."""
+
+    def __init__(self) -> None:
+        self._sender: tuple[Callable[..., Any], Sender] | None = None
+
+    def body(self, call: Call, number: int) -> bytes:
+        try:
+            if self._sender is None or self._sender[0] is not call.function:
+                self._sender = call.function, Sender(call.function)
+            return self._sender[1].body(call.args, call.kwargs)
+        except NotACallError as error:
+            raise UsageError(f"commands:{number}: {error}") from None
+
+
 def _bytes(command: object, number: int) -> bytes:
     if not isinstance(command, (str, bytes)):
-        raise UsageError(f"commands:{number}: a command is str, bytes or mpifarm.Command, not {type(command).__name__}")
+        kind = type(command).__name__
+        raise UsageError(f"commands:{number}: a command is str, bytes, mpifarm.Command or mpifarm.Call, not {kind}")
     try:
         text = os.fsencode(command)
     except UnicodeEncodeError as error:

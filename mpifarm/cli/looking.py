@@ -56,6 +56,7 @@ def _template(text: str) -> Template:
     is_flag=True,
     help="Files that tasks left and submit --capture took: their names; with --extract, as DIR/17/NAME.",
 )
+@click.option("--values", is_flag=True, help="What functions returned, as JSON; with --json also what they used.")
 @click.option(
     "--template",
     callback=parsed(_template),

@@ -73,6 +73,9 @@ class _Submit(click.Command):
             at = args.index("--")
             ctx.obj = args[at + 1 :]
             args = args[:at]
+        elif marks := [at for at, word in enumerate(args) if word in (":::", "::::")]:
+            ctx.obj = args[marks[0] :]  # values without a command: of --function, or commands themselves
+            args = args[: marks[0]]
         return super().parse_args(ctx, args)
 
 
@@ -81,6 +84,7 @@ class _Submit(click.Command):
 @click.option("--array", metavar="RANGES", help="A task per number, {} in COMMAND: 1-100, 0-90:10.")
 @click.option("--each-line", metavar="FILE", help="A task per line of FILE, {} in COMMAND.")
 @click.option("--from-json", metavar="FILE", help="A task per object of a JSON array or of JSON lines.")
+@click.option("--function", metavar="PKG.MOD:F", help="Call this Python function, with each of the values.")
 @click.option("--name", metavar="NAME", help="Name of the job; else made from the file's.")
 @click.option("--job", metavar="JOB", help="Add to a job that is there, also while it runs.")
 @click.option("--hold", is_flag=True, help="Do not begin until `mpifarm set JOB --release`.")
@@ -138,6 +142,7 @@ def submit(ctx: click.Context, /, files: tuple[str, ...], **options: Any) -> int
       mpifarm submit --time-limit 10m -- python fit.py {} ::: a.fits b.fits c.fits
       mpifarm submit --array 1-100 -- ./simulate --seed {}
       mpifarm submit --each-line molecules.smi --cpus 4 -- dock {}
+      mpifarm submit --function mymodel:fit --from-json params.json
       mpifarm submit more.txt --job scan --dedupe
       mpifarm submit merge.txt --after scan --retries 2 --max-fails 100
 

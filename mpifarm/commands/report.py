@@ -41,7 +41,7 @@ def report(client: Source, selector: str | None, wanted: Wanted) -> Missing:
         return Missing([], 0)
     job, ranges = find(client, selector, wanted.ranges)
     wanted = replace(wanted, ranges=ranges)
-    if ranges is None and wanted.extract is None and wanted.pattern is None and not wanted.captured:
+    if ranges is None and wanted.extract is None and wanted.pattern is None and not (wanted.captured or wanted.values):
         if wanted.streams != (STDOUT,) or wanted.follow or wanted.where or wanted.attempt is not None:
             raise UsageError(f"{job.name} is a whole job: say which tasks with --tasks")
         _print_job(client, job, wanted)
@@ -71,7 +71,11 @@ def _give(client: Source, job: JobSummary, wanted: Wanted) -> Missing:
         needed = wanted.ranges is not None
         choice = attempts = Attempts(files_of(client, job), job.id, wanted.attempt or None, needed=needed)
         announce, unreadable = announcer(job.name, tell), attempts.unreadable
-    if wanted.where is None and wanted.attempt is None and not wanted.captured and wanted.extract is None:
+    if wanted.values:
+        from mpifarm.outputs.values import give_values
+
+        missing = give_values(lines, out, choice, as_json=wanted.as_json)
+    elif wanted.where is None and wanted.attempt is None and not wanted.captured and wanted.extract is None:
         missing = _stream(client, job, wanted, out)
     elif wanted.captured:
         with nullcontext() if wanted.extract is None else Folder(wanted.extract, force=wanted.force) as to:

@@ -49,6 +49,8 @@ class Request:
     array: str | None = None
     each_line: str | None = None
     from_json: str | None = None
+    function: str | None = None
+    """`pkg.mod:f`, to be called."""
     name: str | None = None
     job: str | None = None
     """An existing one, to add to."""
@@ -81,6 +83,8 @@ class Request:
         """Where the tasks come from, in a word that can name the job: the file, or the program to start."""
         if self.files:
             return "stdin" if self.files[0] == "-" else self.files[0]
+        if self.function is not None:
+            return self.function.rpartition(":")[2]
         command = " ".join(self.words or []).split()
         return command[0] if command else "tasks"
 
@@ -91,14 +95,18 @@ def check(request: Request) -> None:
     if len(request.files) > 1:
         words = " ".join(request.files)
         raise UsageError(f"one task file at a time; a command stands after --, as in `mpifarm submit -- {words}`")
+    if request.files and request.function is not None:
+        raise UsageError(f"either the task file {request.files[0]} or --function, not both; values stand after :::")
     if request.files and request.words is not None:
         raise UsageError(f"either the task file {request.files[0]} or a command after --, not both")
     if request.files and repeated:
         raise UsageError(
             f"--array, --each-line and --from-json want a command after --, not the file {request.files[0]}"
         )
+    if request.function is not None and request.capture:
+        raise UsageError("--capture is for commands: what a function has to give, it returns")
     check_terms(request)
-    if not request.files and request.words is None and not repeated:
+    if not request.files and request.words is None and not repeated and request.function is None:
         raise UsageError("which tasks? mpifarm submit FILE, or - for stdin, or -- COMMAND {} ::: VALUE...")
 
 
@@ -245,6 +253,10 @@ def _parts(request: Request, stack: ExitStack, content: _Content) -> Parts:
 
     if not request.files:
         asked = Expansion(request.words or (), request.array, request.each_line, request.from_json)
+        if request.function is not None:
+            from mpifarm.intake.function_calls import expand_calls
+
+            return expand_calls(request.function, asked, request.needs, sys.stdin.buffer, tell)
         return expand_arguments(asked, request.needs, sys.stdin.buffer, tell)
     name = request.files[0]
     if name == "-":

@@ -19,6 +19,9 @@ from collections.abc import Iterable
 from typing import NamedTuple
 from zlib import crc32
 
+PLAIN_KINDS = "biufcSUmM?"
+"""Kinds of NumPy's dtypes whose bytes are their value."""
+
 
 class Entry(NamedTuple):
     """A file or an array. `dtype` (as numpy's `dtype.str`) and `shape` for arrays only."""

@@ -40,6 +40,8 @@ class FailureClass(IntEnum):
     WALLTIME = 6
     LOST = 7
     CANCELLED = 8
+    EXCEPTION = 9
+    """A function raised."""
 
 
 class Kind(IntEnum):
@@ -47,6 +49,27 @@ class Kind(IntEnum):
 
     COMMAND = 0
     """The body is a line for a shell."""
+    FUNCTION = 1
+    """The body is a call of a Python function, see `mpifarm.calls.call`."""
+
+    @classmethod
+    def _missing_(cls, value: object) -> Kind | None:
+        """A kind of a newer mpifarm, which may have written to the same queue: it is passed on, and refused where it
+        would run."""
+        if not isinstance(value, int):
+            return None
+        kind = int.__new__(cls, value)
+        kind._name_, kind._value_ = f"number {value}", value
+        return kind
+
+    @property
+    def known(self) -> bool:
+        return self.name in Kind.__members__
+
+    @property
+    def word(self) -> str:
+        """As people say it."""
+        return self.name.lower()
 
 
 class AttemptKey(NamedTuple):
@@ -192,8 +215,8 @@ class Limits:
     record_tasks_max: int = 5_000
     output_every_s: float = 0.1
     """A leader sends what it gathered at least this often."""
-    slot_files: int = 6
-    """Files that a launcher has open for each slot: two pipes, and two spools (see `launch.kept_output`)."""
+    slot_files: int = 7
+    """Files that a launcher has open for each slot: two pipes, two spools (see `launch.kept_output`), a socket."""
     launcher_files: int = 64
     """And besides."""
     chunk_bytes: int = 256 << 10

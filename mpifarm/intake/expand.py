@@ -27,7 +27,7 @@ from itertools import groupby, product
 from operator import itemgetter
 from typing import BinaryIO
 
-from mpifarm.core.model import Parent, Part, TaskText
+from mpifarm.core.model import Kind, Parent, Part, TaskText
 from mpifarm.core.needs import Needs
 from mpifarm.core.plural import counted
 from mpifarm.errors import UsageError
@@ -53,7 +53,7 @@ from mpifarm.units import each_padded, parse_numbers
 
 RUN_BYTES_MAX = 8 << 20
 _BOM = b"\xef\xbb\xbf"
-_MARKS = (":::", ":::+", "::::", "::::+")
+MARKS = (":::", ":::+", "::::", "::::+")
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,7 +72,7 @@ def expand_arguments(asked: Expansion, needs: Needs, stdin: BinaryIO, tell: Tell
     UsageErrors of the words are raised here, those of files while their lines stream by.
     """
     words = list(asked.words)
-    first_mark = next((i for i, word in enumerate(words) if word in _MARKS), len(words))
+    first_mark = next((i for i, word in enumerate(words) if word in MARKS), len(words))
     command = [os.fsencode(word) for word in words[:first_mark]]
     marked = words[first_mark:]
     options = (asked.array, asked.each_line, asked.from_json)
@@ -91,17 +91,17 @@ def expand_arguments(asked: Expansion, needs: Needs, stdin: BinaryIO, tell: Tell
         tell("the command is the same for all tasks: each finds its value in MPIFARM_ENTRY")
 
     if marked:
-        groups = _parse_sources(marked, stdin, tell)
+        groups = parse_sources(marked, stdin, tell)
         template = compile_positions(command, sum(map(len, groups)), append=True)
-        tasks = _combined(template, groups)
+        tasks = combined(template, groups)
         if not command:
             tasks = _judged(tasks)
     elif asked.array is not None:
-        _check_count(asked.array)
-        tasks = _repeated(compile_positions(command, 1), "--array", each_padded(asked.array))
+        check_count(asked.array)
+        tasks = repeated(compile_positions(command, 1), "--array", each_padded(asked.array))
     elif asked.each_line is not None:
-        lines = _not_blank(asked.each_line, stdin, tell)
-        tasks = _repeated(compile_positions(command, 1), asked.each_line, lines)
+        lines = not_blank(asked.each_line, stdin, tell)
+        tasks = repeated(compile_positions(command, 1), asked.each_line, lines)
     elif asked.from_json is not None:
         keys = Keys(keys_in(command), needs, asked.from_json, tell)
         return _from_records(compile_keys(command), asked.from_json, keys, stdin)
@@ -131,7 +131,7 @@ def _judged(tasks: Iterable[TaskText]) -> Iterator[TaskText]:
     shell.check()
 
 
-def _check_count(array: str) -> None:
+def check_count(array: str) -> None:
     """Raises UsageError for more than a job holds, before anything streams."""
     if (count := sum(map(len, parse_numbers(array)))) > TASKS_MAX:
         raise UsageError(f"--array {array}: {counted(count, 'task')}, and a job holds {TASKS_MAX:,} at most")
@@ -143,7 +143,9 @@ def _source_of(asked: Expansion, marked: bool) -> Source:
     return Source.VALUES if marked or asked.array is not None or asked.each_line is not None else Source.NONE
 
 
-def in_parts(needs: Needs, tasks: Iterable[TaskText], parents: tuple[Parent, ...] = ()) -> Iterator[Part]:
+def in_parts(
+    needs: Needs, tasks: Iterable[TaskText], parents: tuple[Parent, ...] = (), kind: Kind = Kind.COMMAND
+) -> Iterator[Part]:
     """The tasks, which need and wait for the same, in parts of limited length."""
     run: list[TaskText] = []
     size = 0
@@ -151,20 +153,20 @@ def in_parts(needs: Needs, tasks: Iterable[TaskText], parents: tuple[Parent, ...
         run.append(task)
         size += len(task.body) + len(task.entry or b"")
         if len(run) == RUN_TASKS_MAX or size >= RUN_BYTES_MAX:
-            yield Part(needs, run, parents)
+            yield Part(needs, run, parents, kind)
             run, size = [], 0
     if run:
-        yield Part(needs, run, parents)
+        yield Part(needs, run, parents, kind)
 
 
 def settled_parts(tasks: Iterable[Settled]) -> Iterator[Part]:
     """The tasks in parts that need and wait for the same."""
-    for (needs, parents), group in groupby(tasks, itemgetter(1, 2)):
-        yield from in_parts(needs, map(itemgetter(0), group), parents)
+    for (needs, parents, kind), group in groupby(tasks, itemgetter(1, 2, 3)):
+        yield from in_parts(needs, map(itemgetter(0), group), parents, kind)
 
 
 def _from_records(template: Template[Record], path: str, keys: Keys, stdin: BinaryIO) -> Iterator[Part]:
-    with _open(path, stdin) as stream:
+    with opened(path, stdin) as stream:
         yield from settled_parts(tasks_of(template, keys, path, stream))
 
 
@@ -173,14 +175,14 @@ def _from_records(template: Template[Record], path: str, keys: Keys, stdin: Bina
 _Source = Callable[[], Iterator[bytes]]
 
 
-def _parse_sources(marked: list[str], stdin: BinaryIO, tell: Tell) -> list[list[_Source]]:
+def parse_sources(marked: list[str], stdin: BinaryIO, tell: Tell) -> list[list[_Source]]:
     """The sources in groups: those of a group go along with each other, groups are combined."""
     groups: list[list[_Source]] = []
     position = 0
     stdin_uses = 0
     while position < len(marked):
         mark = marked[position]
-        end = next((i for i in range(position + 1, len(marked)) if marked[i] in _MARKS), len(marked))
+        end = next((i for i in range(position + 1, len(marked)) if marked[i] in MARKS), len(marked))
         words = marked[position + 1 : end]
         position = end
         if not words:
@@ -202,7 +204,7 @@ def _parse_sources(marked: list[str], stdin: BinaryIO, tell: Tell) -> list[list[
     return groups
 
 
-def _combined(template: Template[Values], groups: list[list[_Source]]) -> Iterator[TaskText]:
+def combined(template: Template[Values], groups: list[list[_Source]]) -> Iterator[TaskText]:
     """A task for each combination of one row of every group."""
     first, *others = (zip(*(source() for source in group)) for group in groups)
     repeated = [list(rows) for rows in others]
@@ -216,7 +218,7 @@ def _combined(template: Template[Values], groups: list[list[_Source]]) -> Iterat
             yield TaskText(command, b"\t".join(values))
 
 
-def _repeated(template: Template[Values], name: str, entries: Iterable[tuple[int, bytes]]) -> Iterator[TaskText]:
+def repeated(template: Template[Values], name: str, entries: Iterable[tuple[int, bytes]]) -> Iterator[TaskText]:
     """A task for each entry; each comes with its number or line, for messages."""
     for task, (number, entry) in enumerate(entries, 1):
         command = template.fill((entry,), task)
@@ -224,7 +226,7 @@ def _repeated(template: Template[Values], name: str, entries: Iterable[tuple[int
         yield TaskText(command, entry)
 
 
-def _not_blank(path: str, stdin: BinaryIO, tell: Tell) -> Iterator[tuple[int, bytes]]:
+def not_blank(path: str, stdin: BinaryIO, tell: Tell) -> Iterator[tuple[int, bytes]]:
     """The lines with anything in them and their numbers; UsageError when there is none."""
     first = blank = 0
     number = 0
@@ -249,7 +251,7 @@ def _told_blank(path: str, stdin: BinaryIO, tell: Tell) -> Iterator[bytes]:
         yield line
 
 
-def _open(path: str, stdin: BinaryIO) -> AbstractContextManager[BinaryIO]:
+def opened(path: str, stdin: BinaryIO) -> AbstractContextManager[BinaryIO]:
     if path == "-":
         return nullcontext(stdin)
     try:
@@ -261,7 +263,7 @@ def _open(path: str, stdin: BinaryIO) -> AbstractContextManager[BinaryIO]:
 def _lines(path: str, stdin: BinaryIO) -> Iterator[bytes]:
     """Every line without its line end (LF or CR LF); UsageError when there is none."""
     number = 0
-    with _open(path, stdin) as stream:
+    with opened(path, stdin) as stream:
         for number, read in enumerate(iter(lambda: stream.readline(COMMAND_BYTES_MAX + 2), b""), 1):
             line = read.removesuffix(b"\n").removesuffix(b"\r") if read.endswith(b"\n") else read
             if number == 1:

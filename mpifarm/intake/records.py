@@ -15,7 +15,7 @@ from collections import deque
 from collections.abc import Iterable, Iterator
 from typing import BinaryIO, NamedTuple
 
-from mpifarm.core.model import Parent, TaskText
+from mpifarm.core.model import Kind, Parent, TaskText
 from mpifarm.core.needs import Needs
 from mpifarm.errors import UsageError
 from mpifarm.intake.json_values import refused, values
@@ -35,6 +35,7 @@ class Unsettled(NamedTuple):
     task: TaskText
     needs: Needs
     record: Record
+    kind: Kind = Kind.COMMAND
 
 
 class Settled(NamedTuple):
@@ -43,6 +44,7 @@ class Settled(NamedTuple):
     task: TaskText
     needs: Needs
     parents: tuple[Parent, ...]
+    kind: Kind = Kind.COMMAND
 
 
 class _Held(NamedTuple):
@@ -55,6 +57,7 @@ class _Held(NamedTuple):
     parents: list[Parent]
     names: list[tuple[str, bool]]
     """Of records, with `any`."""
+    kind: Kind
 
 
 def tasks_of(template: Template[Record], keys: Keys, path: str, stream: BinaryIO) -> Iterator[Settled]:
@@ -101,18 +104,18 @@ class Naming:
         """The tasks with what they wait for; in order."""
         held: deque[_Held] = deque()
         number = 0
-        for number, (line, task, needs, record) in enumerate(tasks, 1):
+        for number, (line, task, needs, record, kind) in enumerate(tasks, 1):
             try:
                 parents, names = _required(record, number)
                 self._called(record.get("name"), number)
             except UsageError as error:
                 raise UsageError(f"{self._path}:{line}: {self._noun} {number} {error}") from None
             if held or parents or names:
-                held.append(_Held(task, needs, number, line, parents, names))
+                held.append(_Held(task, needs, number, line, parents, names, kind))
                 while held and self._resolve(held[0]):
                     yield self._settled(held.popleft())
             else:
-                yield Settled(task, needs, ())
+                yield Settled(task, needs, (), kind)
         if held:
             raise self._unknown(held[0])
         self._parents.check(number)
@@ -150,7 +153,7 @@ class Naming:
             furthest = max(parent.hi for parent in parents)
             if furthest > held.number:
                 self._parents.looks_forward(held.line, 0, None, furthest)
-        return Settled(held.task, held.needs, parents)
+        return Settled(held.task, held.needs, parents, held.kind)
 
     def _unknown(self, held: _Held) -> UsageError:
         from difflib import get_close_matches

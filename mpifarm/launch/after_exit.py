@@ -20,7 +20,7 @@ from mpifarm.core.job.keep import ALL, Keep, parse_keep
 from mpifarm.core.job.policy import JobText
 from mpifarm.core.launcher.launching import Launching, Running
 from mpifarm.core.launcher.verdict import unlaunched
-from mpifarm.core.model import AttemptKey, FailureClass, JobId, State
+from mpifarm.core.model import AttemptKey, FailureClass, JobId, Kind, State
 from mpifarm.core.row import (
     CAPTURED,
     CONTENTS,
@@ -155,10 +155,14 @@ class Closing:
             stderr_bytes=err.length + cut.stderr,
             stdout_crc32=out.crc32,
             stderr_crc32=err.crc32,
-            flags=(STDOUT_CUT if cut.stdout else 0) | (STDERR_CUT if cut.stderr else 0),
+            flags=row.flags | (STDOUT_CUT if cut.stdout else 0) | (STDERR_CUT if cut.stderr else 0),
         )
         concluded = row, err.tail if row.state == State.FAILED else b""
-        if not wishes.patterns or running.killed_for not in (FailureClass.NONE, FailureClass.TIMEOUT):
+        if (
+            not wishes.patterns
+            or running.block.kind is not Kind.COMMAND
+            or running.killed_for not in (FailureClass.NONE, FailureClass.TIMEOUT)
+        ):
             self._launching.free(running.slot)
             self._outbox.add_concluded(concluded, now)
             return True

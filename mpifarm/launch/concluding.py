@@ -34,7 +34,7 @@ class Concluding:
                 yield self._process(process, ours_kib)
 
     def _process(self, process: EndedProcess, ours_kib: int) -> Concluded:
-        running, started, ended, status, usage, out, err, left = process
+        running, started, (ended, status, usage, left, flags, _), out, err = process
         block = running.block
         state, failure, exit_code, signal = result = verdict(status, running.killed_for)
         if failure and may_be_memory(result) and self._memory_killer.has_killed(ended):
@@ -47,7 +47,7 @@ class Concluding:
             user_s=usage.ru_utime, system_s=usage.ru_stime, max_rss_kib=peak_kib,
             read_bytes=usage.ru_inblock * BLOCK_BYTES, write_bytes=usage.ru_oublock * BLOCK_BYTES,
             stdout_bytes=out.length, stderr_bytes=err.length, stdout_crc32=out.crc32, stderr_crc32=err.crc32,
-            left=min(left, LEFT_MAX),
+            left=min(left, LEFT_MAX), flags=flags,
         )  # fmt: skip
         return row, err.tail if state == State.FAILED else b""
 

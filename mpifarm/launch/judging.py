@@ -8,7 +8,6 @@ heavy.
 
 from __future__ import annotations
 
-import resource
 from collections import deque
 from collections.abc import Callable, Iterable, Sequence
 from math import inf
@@ -18,6 +17,7 @@ from mpifarm.core.launcher.launching import Running
 from mpifarm.core.launcher.verdict import may_be_a_stop, returned
 from mpifarm.core.model import Limits
 from mpifarm.core.row import AttemptRow
+from mpifarm.launch.kinds.way import End
 from mpifarm.launch.seat import Said
 
 
@@ -26,14 +26,9 @@ class EndedProcess(NamedTuple):
 
     running: Running
     started: float
-    ended: float
-    status: int
-    """As of wait."""
-    usage: resource.struct_rusage
+    end: End
     out: Said
     err: Said
-    left: int
-    """Processes it left behind, killed."""
 
 
 Concluded = tuple[AttemptRow, bytes]

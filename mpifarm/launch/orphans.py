@@ -9,7 +9,7 @@ anything heavy.
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Collection, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 
 from mpifarm.launch.environ import ATTEMPT, JOB, TASK
@@ -17,6 +17,8 @@ from mpifarm.launch.guard import Children, describe, kill_tree, read_stat
 
 Marks = tuple[bytes, bytes, bytes]
 """Job name, task and attempt number, as in the environment of a task."""
+NOBODY: Marks = b"", b"", b""
+"""Of a process that runs no attempt now, and is to stay."""
 
 
 class Orphans:
@@ -32,19 +34,20 @@ class Orphans:
         self._owners.pop(pid, None)
         self._killed.discard(pid)
 
-    def none_beside(self, running: Collection[int]) -> bool:
-        """Whether the running tasks' main processes are our only children. Cheap: asked after every task."""
-        return self._children.count() == len(running)
+    def none_beside(self, known: int) -> bool:
+        """Whether so many processes are all our children. Cheap: asked after every task."""
+        return self._children.count() == known
 
     def sweep(self, running: Mapping[int, Marks], ended: Mapping[int, Marks]) -> tuple[Mapping[int, int], list[str]]:
-        """Kill the orphans of tasks that have ended; `running` and `ended` are marks by pid of the main process.
+        """Kill the orphans of tasks that have ended; `running` and `ended` are marks by pid of the main process, which
+        may stay.
 
         Returns how many processes those in `ended` (may) have left behind, by pid, and a line about each one killed.
         """
         left: Counter[int] = Counter()
         log: list[str] = []
         for pid in self._children.pids():
-            if pid in running:
+            if pid in running or pid in ended:
                 continue
             owners = self._owners.get(pid)
             if owners is None:
@@ -54,7 +57,7 @@ class Orphans:
                 if pid not in self._killed:
                     self._killed.add(pid)
                     log.append(f"killed {describe(pid)}, left behind by a task that has ended")
-                kill_tree(pid, spared=running.keys())
+                kill_tree(pid, spared=running.keys() | ended.keys())
         return left, log
 
 

@@ -145,7 +145,8 @@ class Seat:
     def __init__(self, slot: int, capacity: int) -> None:
         self.slot = slot
         self.running: Running | None = None
-        self.pid = 0
+        self.handle = 0
+        """See `mpifarm.launch.kinds.way`; 0: nothing runs in it."""
         self.started = 0.0
         self.brief = False
         """What was in it last had ended in a moment."""
@@ -186,8 +187,15 @@ class Seat:
     def refresh(self, ended: float) -> None:
         """The attempt has ended and left nobody: whatever it did to its pipes, the next one shall not see it."""
         self.brief = ended - self.started < RENEW_AFTER_S
-        if self.brief and self.out.unlock() and self.err.unlock():
-            return
+        if not self.brief or not self.as_made():
+            self.replace()
+
+    def as_made(self) -> bool:
+        """Whether nothing was changed about the pipes; a lock on them is taken off."""
+        return self.out.unlock() and self.err.unlock()
+
+    def replace(self) -> None:
+        """Give the slot new pipes; nobody reads what is still in the old ones."""
         for fd in (self.out.read_fd, self.out.write_fd, self.err.read_fd, self.err.write_fd):
             os.close(fd)
         self._open()

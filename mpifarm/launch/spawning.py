@@ -13,9 +13,11 @@ import os
 import resource
 import signal
 import stat
+import sys
 import tempfile
 from collections.abc import Iterable, Mapping
 
+from mpifarm.calls.frames import PROGRAM
 from mpifarm.core.job.commandline import plan, shell_is_altered
 from mpifarm.core.job.policy import JobText
 from mpifarm.core.launcher.launching import Running
@@ -32,17 +34,13 @@ PROCESSES_PER_CPU_MAX = 4
 
 # A long line is a file, since one argument may not exceed 128 KiB. It is closed before the line runs; $0, $# and the
 # line number in messages are as with `bash -c LINE`.
-_LONG_LINE_FD = 9
+_LONG_LINE_FD = _SOCKET_FD = 9
 _LONG_LINE = b'eval "exec 9<&-; $(cat <&9)"'
 
 
 # Python and the launcher ignore some, a task must not. All of them, since glibc asks the kernel about each one that is
 # left out: 60 system calls and 7 us per task.
 _ALL_SIGNALS = tuple(signal.valid_signals())
-
-
-class NotLaunchedError(Exception):
-    """The attempt can never become a process here; says why."""
 
 
 def own_peak_kib() -> int:
@@ -52,6 +50,10 @@ def own_peak_kib() -> int:
     smaller number than our own is never seen, and one that is no larger says nothing about the task.
     """
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+
+
+class NotLaunchedError(Exception):
+    """The attempt can never become a process here; says why."""
 
 
 class Spawner:
@@ -96,10 +98,7 @@ class Spawner:
         self._enter(job.cwd)
         named = command if entry is None else entry
         name_task(env, running.task, block.attempt, seat.slot, named)
-        cpus = b"%d" % (running.cores.bit_count() if block.needs.resources else block.needs.cpus)
-        for name in self._following_cpus:
-            env[name] = cpus
-        self._places.tell(env, running)
+        self._tell_place(env, running)
         if not seat.brief:
             with self._places.born(running):
                 return self._spawn_task(command, env, seat)
@@ -119,6 +118,31 @@ class Spawner:
                 except (OSError, ValueError):
                     self._programs.pop(argv[0], None)  # bash will say what is wrong
         return self._spawn_shell(command, env, seat)
+
+    def spawn_interpreter(self, running: Running, seat: Seat, socket_fd: int) -> int:
+        """Start a warm interpreter for calls like this attempt's, which talks over `socket_fd`; its pid. Raises as
+        `spawn` does."""
+        block = running.block
+        job, env = self._jobs[block.job]
+        self._enter(job.cwd)
+        name_task(env, running.task, block.attempt, seat.slot, b"")
+        self._tell_place(env, running)
+        actions = (*seat.file_actions, (os.POSIX_SPAWN_DUP2, socket_fd, _SOCKET_FD))
+        argv = (os.fsencode(sys.executable), os.fsencode(PROGRAM), b"%d" % _SOCKET_FD)
+        try:
+            with self._places.born(running):
+                return self._start(argv[0], argv, env, actions)
+        except BlockingIOError:
+            raise
+        except (OSError, ValueError) as error:
+            raise NotLaunchedError(f"cannot start {sys.executable}: {error}") from None
+
+    def _tell_place(self, env: Environment, running: Running) -> None:
+        needs = running.block.needs
+        cpus = b"%d" % (running.cores.bit_count() if needs.resources else needs.cpus)
+        for name in self._following_cpus:
+            env[name] = cpus
+        self._places.tell(env, running)
 
     def _enter(self, cwd: bytes) -> None:
         """Anew for every task: the one before may have replaced the directory by another."""

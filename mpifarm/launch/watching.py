@@ -9,12 +9,10 @@ What to start and what to end decides `mpifarm.core.launcher.launching`. Must ne
 from __future__ import annotations
 
 import os
-import resource
 import select
 import signal
 import time
 from collections import deque
-from collections.abc import Mapping
 from math import inf
 
 from mpifarm.core.launcher.launching import Launching, Running, Unbegun
@@ -26,9 +24,10 @@ from mpifarm.launch.arena import Arena
 from mpifarm.launch.concluding import Concluding
 from mpifarm.launch.environ import LAUNCHER
 from mpifarm.launch.judging import SETTLE_S, EndedProcess
+from mpifarm.launch.kinds.way import End, Site
+from mpifarm.launch.kinds.ways import Ways
 from mpifarm.launch.link import Link
 from mpifarm.launch.open_files import OpenFiles
-from mpifarm.launch.orphans import Marks, Orphans
 from mpifarm.launch.outbox import Outbox, make_cells
 from mpifarm.launch.own_state import OwnState
 from mpifarm.launch.places import domains_of
@@ -62,20 +61,21 @@ class Watch:
         self._launching = Launching(setup.slots, Limits().term_to_kill_s, must_end_by, setup.room, domains)
         self._spawner = Spawner({**os.environb, LAUNCHER: mark_of(os.getpid())}, setup, files)
         self._seats = make_seats(setup.slots)
-        self._by_pid: dict[int, Seat] = {}
-        self._orphans = Orphans()
+        self._seat_of: dict[int, Seat] = {}
+        """By handle, of attempts that have not ended."""
         self._orphans_logged = 0
         self._epoll = select.epoll()
         self._cells = make_cells()
         self._begun = arena.begun
         self._concluding = Concluding(setup.number)
         self._outbox = Outbox(link, arena, self._cells, self._concluding.processes)
+        self._ways = Ways(Site(self._spawner, self._epoll, self._outbox))
         self._closing = Closing(self._outbox, self._launching, self._concluding.processes)
         self._strays = Strays(self._outbox.add_log)
         self._own_state = OwnState(self._outbox.add_log)
         self._reader = Reader(self._epoll, self._closing)
-        self._ended: deque[tuple[Seat, float, int, resource.struct_rusage, int]] = deque()
-        """Seat, time of the end, wait status, usage, processes left: their last output is to be read."""
+        self._ended: deque[tuple[Seat, End]] = deque()
+        """Their last output is to be read."""
         self._refused: deque[Running] = deque()
         """Attempts that can never run here, not told yet."""
         self._stalled: list[tuple[Running, float]] = []
@@ -108,6 +108,8 @@ class Watch:
                     self._mind_the_link(now)
                 elif fd == guard_fd:
                     return
+                elif self._ways.ready(fd, now):
+                    self._reap(now)
                 else:
                     self._reader.read(fd, now)
             if now >= self._wake_at:
@@ -211,7 +213,7 @@ class Watch:
         self._begun.begin(running.slot, running.block.lease, running.task)
         self._closing.begin(running)
         try:
-            pid = self._spawner.spawn(running, seat)
+            handle = self._ways.start(running, seat)
         except BlockingIOError:
             self._begun.end(running.slot)
             self._stalled.append((running, since))
@@ -222,8 +224,8 @@ class Watch:
             self._end_unlaunched(running, str(error), now)
         else:
             seat.running = running
-            seat.pid = pid
-            self._by_pid[pid] = seat
+            seat.handle = handle
+            self._seat_of[handle] = seat
             self._reader.expect(now)
 
     def _retry(self, now: float) -> None:
@@ -241,63 +243,46 @@ class Watch:
         if seat.running is not running:
             self._retry_at = now  # it has no process yet, and shall have none
             return
-        if not seat.pid:
-            return  # it has ended already
-        for kill in (os.killpg, os.kill):  # the main process may have left its group
-            try:
-                kill(seat.pid, number)
-            except ProcessLookupError:
-                pass
+        if seat.handle:  # else it has ended already
+            self._ways.signal(seat.handle, number)
 
     # --- ending -----------------------------------------------------------------------------------------------
 
     def _reap(self, now: float) -> None:
         """Empty the seats of the tasks that have ended."""
-        ended: dict[int, tuple[Seat, int, resource.struct_rusage]] = {}
-        while True:
-            try:
-                pid, status, usage = os.wait4(-1, os.WNOHANG)
-            except ChildProcessError:
-                break
-            if not pid:
-                break
-            seat = self._by_pid.pop(pid, None)
-            if seat is None:
-                self._orphans.forget(pid)
-            else:
-                ended[pid] = seat, status, usage
-        alone = self._orphans.none_beside(self._by_pid)
-        left = {} if alone else self._sweep({pid: seat for pid, (seat, _, _) in ended.items()}, now)
-        for pid, (seat, status, usage) in ended.items():
+        ends, log = self._ways.reap()
+        for line in log[: LOGGED_ORPHANS_MAX - self._orphans_logged]:
+            self._outbox.add_log(line, now)
+            self._orphans_logged += 1
+        for handle, end in ends:
+            seat = self._seat_of.pop(handle)
             assert seat.running is not None
-            seat.pid = 0
+            seat.handle = 0
             self._reader.forget(seat)
             self._begun.end(seat.slot)
             self._launching.outlived(seat.running.slot, now)
-            self._ended.append((seat, time.time(), status, usage, left.get(pid, 0)))
+            self._ended.append((seat, end))
         self._own_state.put_back(now)
         self._finish(now)
 
     def _finish(self, now: float) -> None:
         """Read the last output of those that have ended, report them, free their slots: as far as there are cells."""
         while self._ended and not self._cells.low:
-            seat, ended_at, status, usage, left = self._ended[0]
+            seat, end = self._ended[0]
             running = seat.running
             assert running is not None
-            said = self._read_all(seat, running, left > 0, ended_at, now)
+            said = self._read_all(seat, running, end, now)
             if said is None:
                 continue
             self._ended.popleft()
             seat.running = None
-            process = EndedProcess(running, seat.started, ended_at, status, usage, *said, left)
+            process = EndedProcess(running, seat.started, end, *said)
             if not self._closing.end(process, now):
                 self._launching.free(running.slot)
                 self._outbox.add_ended(process, now)
 
-    def _read_all(
-        self, seat: Seat, running: Running, left: bool, ended_at: float, now: float
-    ) -> tuple[Said, Said] | None:
-        """Read the last output of the attempt in `seat`; `left`: it had left processes behind, now dead.
+    def _read_all(self, seat: Seat, running: Running, end: End, now: float) -> tuple[Said, Said] | None:
+        """Read the last output of the attempt in `seat`, also of processes that it had left behind, now dead.
 
         Returns what it said in all on stdout and stderr; None: there is more."""
 
@@ -306,25 +291,17 @@ class Watch:
 
         if not seat.read(read):
             return None
-        if left:
+        if end.left:
             seat.read_last(read)
         said = seat.take_said()
-        if left:
+        if end.left:
             seat.renew()
+        elif end.stays:
+            if not seat.as_made():
+                self._ways.leave(seat)
         else:
-            seat.refresh(ended_at)
+            seat.refresh(end.at)
         return said
-
-    def _sweep(self, ended: dict[int, Seat], now: float) -> Mapping[int, int]:
-        """Kill what the ended left behind. Returns how many processes that were, by pid of those that left some."""
-        left, log = self._orphans.sweep(self._marks(self._by_pid), self._marks(ended))
-        for line in log[: LOGGED_ORPHANS_MAX - self._orphans_logged]:
-            self._outbox.add_log(line, now)
-            self._orphans_logged += 1
-        return left
-
-    def _marks(self, seats: dict[int, Seat]) -> dict[int, Marks]:
-        return {pid: self._spawner.marks(seat.running) for pid, seat in seats.items() if seat.running}
 
     def _end_unlaunched(self, running: Running, reason: str, now: float) -> None:
         stderr = os.fsencode(f"mpifarm: {reason}\n")

@@ -39,7 +39,7 @@ def give_captured(lines: Iterable[TaskLine], out: BinaryIO, folder: Folder | Non
             except OutputError as error:  # the others of this task are none the worse for it
                 refused.append(str(error))
         for name, value in values(run, attempt.row).items():
-            if folder is None:
+            if folder is None and value.dtype is not None:
                 _list(out, line.task, value.length, f"{name} {value.dtype} {value.shape}")
         if refused:
             raise OutputError("; ".join(refused))

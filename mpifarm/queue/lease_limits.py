@@ -1,14 +1,22 @@
-"""What both queues agree on before they touch their tables: when a run is silent, and the shape of a batch. Pure."""
+"""What both queues agree on before they touch their tables: when a run is silent, which kinds there are, the shape of a
+batch. Pure."""
 
 from __future__ import annotations
 
 from collections.abc import Iterable
 
-from mpifarm.core.model import FailureClass, Limits, State
+from mpifarm.core.model import FailureClass, Kind, Limits, State
 from mpifarm.core.protocol.verbs import Batch, Return
+from mpifarm.errors import UsageError
 
 SILENT_S = Limits().silent_s
 """`Grant.silent` counts what runs hold that have not renewed for so long."""
+
+
+def check_kind(kind: Kind) -> None:
+    """Raises UsageError for one that no run of this mpifarm can run."""
+    if not kind.known:
+        raise UsageError(f"there are no tasks of kind {kind.word}; there are {', '.join(k.word for k in Kind)}")
 
 
 def merged(returned: Iterable[Return]) -> list[Return]:

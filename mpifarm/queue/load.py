@@ -21,6 +21,7 @@ from mpifarm.errors import UsageError
 from mpifarm.queue.arrays import Int2s, Int4s
 from mpifarm.queue.caps import cap
 from mpifarm.queue.connection import Connection
+from mpifarm.queue.lease_limits import check_kind
 from mpifarm.queue.statements import queries
 
 SQL = queries()
@@ -141,6 +142,7 @@ class Loading:
     def _append(self, part: Part, rows: list[bytes]) -> None:
         """Rows of `part`, made and joined without a step of Python per task: a submit should be bound by the server."""
         needs, texts, parents, kind = part
+        check_kind(kind)
         first = self._before + self.tasks + 1
         if isinstance(texts[0], bytes):
             bodies, tails = texts, _NULLS

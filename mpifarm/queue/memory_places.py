@@ -16,6 +16,7 @@ from mpifarm.core.model import JobId, Kind, Parent, Part, State, TaskText
 from mpifarm.core.needs import Needs
 from mpifarm.core.protocol.verbs import Outcome
 from mpifarm.core.ranges import pieces
+from mpifarm.queue.lease_limits import check_kind
 
 
 @dataclass(slots=True)
@@ -71,6 +72,7 @@ class Places:
         self.ready[number], self.waiting[number], self.cancelled[number] = [], [], []
         ranges: list[Range] = []
         for needs, texts, parents, kind in starmap(Part, parts):
+            check_kind(kind)
             lo, hi = len(job.tasks) + 1, len(job.tasks) + len(texts) + 1
             job.tasks += (TaskText(text) if isinstance(text, bytes) else text for text in texts)
             job.shapes += [(needs, kind)] * len(texts)

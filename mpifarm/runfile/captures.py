@@ -24,13 +24,10 @@ from typing import Any
 
 import numpy as np
 
-from mpifarm.core.left_behind import Contents, Entry, parse_contents
+from mpifarm.core.left_behind import PLAIN_KINDS, Contents, Entry, parse_contents
 from mpifarm.core.row import CAPTURED, CONTENTS, HAS_CONTENTS, VALUES, AttemptRow
 from mpifarm.errors import OutputError
 from mpifarm.runfile.reader import RunFile
-
-PLAIN_KINDS = "biufcSUmM?"
-"""Kinds of dtypes whose bytes are their value."""
 
 
 class Captured:

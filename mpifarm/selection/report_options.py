@@ -39,6 +39,7 @@ class Wanted:
     html: Path | None = None
     extract: Path | None = None
     captured: bool = False
+    values: bool = False
     template: Template | None = None
     force: bool = False
     dsn: str | None = None
@@ -75,12 +76,15 @@ def check(job: str | None, wanted: Wanted) -> None:
     """Raises UsageError for options that make no sense together, before the queue is asked."""
     tasks = wanted.ranges is not None or (job is not None and named_tasks(job) is not None)
     outputs = tasks or wanted.extract is not None or wanted.pattern is not None or wanted.captured
+    outputs = outputs or wanted.values
     if wanted.html is not None and (job is None or outputs or wanted.as_json):
         raise UsageError("--html is about a whole job: mpifarm report JOB --html FILE")
     if job is None and (outputs or wanted.follow or wanted.where or wanted.attempt is not None):
         raise UsageError("of which job? mpifarm report JOB --tasks ... (mpifarm report lists the jobs)")
     typed = wanted.ranges is not None or wanted.extract is not None or wanted.pattern is not None
-    if wanted.as_json and typed:
+    if wanted.values and (wanted.extract or wanted.pattern or wanted.captured or wanted.follow or wanted.only_stderr):
+        raise UsageError("--values goes with --tasks, --where, --attempt and --json")
+    if wanted.as_json and typed and not wanted.values:
         raise UsageError("outputs are bytes, not JSON: leave out --json (mpifarm tasks JOB --json has the rest)")
     if wanted.extract is not None:
         if wanted.only_stderr or wanted.both:

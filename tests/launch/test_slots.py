@@ -154,4 +154,4 @@ def test_that_the_launcher_has_many_files_open_no_task_sees(make_node: Make) -> 
     task = node.start(*["sleep 0.5; ulimit -Sn"] * 100, f"sleep 0.5; ulimit -Sn; {': ' + 'x' * 200_000}")
     node.wait(range(task, task + 101))
     assert {node.ended[n].stdout for n in range(task, task + 101)} == {b"256\n"}
-    assert resource.prlimit(node.launcher.pid, resource.RLIMIT_NOFILE)[0] == 664
+    assert resource.prlimit(node.launcher.pid, resource.RLIMIT_NOFILE)[0] == 764

@@ -101,9 +101,9 @@ def test_a_user_who_may_not_make_the_schema_is_told(pg_empty: Dsn) -> None:
 
 
 def test_the_numbers_in_checks_are_those_of_the_model(pg_dsn: Dsn) -> None:
-    """The checks say 0..2 and 0..8."""
+    """The checks say 0..2 and 0..9."""
     assert sorted(state.value for state in State if state.final) == [0, 1, 2]
-    assert sorted(failure.value for failure in FailureClass) == list(range(9))
+    assert sorted(failure.value for failure in FailureClass) == list(range(10))
     with psycopg.connect(pg_dsn.text, autocommit=True) as connection, pytest.raises(psycopg.errors.CheckViolation):
         connection.execute(
             "INSERT INTO mpifarm.outcome"

@@ -106,7 +106,7 @@ REFUSED: list[tuple[Any, dict[str, Any], str]] = [
     ("echo", {}, "wants a list"),
     ([], {}, "no tasks"),
     (["a", ""], {}, "commands:2: the command is empty"),
-    (["a", 3], {}, "commands:2: a command is str, bytes or mpifarm.Command, not int"),
+    (["a", 3], {}, "commands:2: a command is str, bytes, mpifarm.Command or mpifarm.Call, not int"),
     (["a\0"], {}, "NUL"),
     (["a\ud800"], {}, "commands:1"),
     (["a 'b"], {}, "commands:1:3"),

@@ -9,6 +9,10 @@ STOP_SIGNALS = frozenset((2, 10, 12, 15))
 """SIGINT, SIGUSR1, SIGUSR2, SIGTERM: what batch systems, MPI launchers and people send to stop a run. SIGUSR1 since
 prterun follows a SIGTERM with SIGKILL after a quarter of a second, but passes SIGUSR1 on unharmed."""
 
+RAISED, UNANSWERED = -1, -2
+"""Stand for a wait status where a function raised, and its process lives on; where its process exited with 0 and had
+not answered."""
+
 Verdict = tuple[int, int, int, int]
 """State, FailureClass, exit code, signal: as plain numbers, which is how they are stored."""
 
@@ -27,8 +31,13 @@ def verdict(wait_status: int, killed_for: FailureClass) -> Verdict:
     """What a wait status means. An attempt that we ended did not succeed, whatever its process says."""
     if wait_status == 0 and killed_for is FailureClass.NONE:
         return _SUCCESS
-    signal, exit_code = wait_status & 0x7F, wait_status >> 8
-    failure = killed_for or (FailureClass.SIGNAL if signal else FailureClass.EXIT)
+    if wait_status == RAISED:
+        signal, exit_code, failure = 0, 1, killed_for or FailureClass.EXCEPTION
+    elif wait_status == UNANSWERED:
+        signal, exit_code, failure = 0, 0, killed_for or FailureClass.EXIT
+    else:
+        signal, exit_code = wait_status & 0x7F, wait_status >> 8
+        failure = killed_for or (FailureClass.SIGNAL if signal else FailureClass.EXIT)
     return _ENDED_FOR.get(killed_for, int(State.FAILED)), int(failure), exit_code, signal
 
 
