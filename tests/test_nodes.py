@@ -23,13 +23,13 @@ def test_nodes_are_what_their_ranks_add_up_to() -> None:
 
 
 def test_a_node_has_no_more_slots_than_there_can_be_files_for() -> None:
-    """Each slot wants six; `ulimit -n 1024` with 256 slots was a traceback."""
+    """Each slot wants seven; `ulimit -n 1024` with 256 slots was a traceback."""
     hellos = [hello("a", 0, files=1024), hello("b", 0)]
     nodes, said = node_shapes(assign([0, 1]), hellos, NodeTerms(256))
-    assert [node.slots for node in nodes] == [160, 256]
-    assert said.startswith("160 slots on a instead of 256: so many want 1,600 files, and a process may have 1,024")
-    assert "1,600" in said and "ulimit -Hn" in said
+    assert [node.slots for node in nodes] == [137, 256]
+    assert said.startswith("137 slots on a instead of 256: so many want 1,856 files, and a process may have 1,024")
+    assert "1,856" in said and "ulimit -Hn" in said
     _, said = node_shapes(assign([0, 1]), [hello("a", 0, files=1024), hello("b", 0, files=512)], NodeTerms(256))
-    assert said.startswith("74 slots on b (and fewer than wanted on 1 more node) instead of 256")
+    assert said.startswith("64 slots on b (and fewer than wanted on 1 more node) instead of 256")
     with pytest.raises(SiteError, match="0 slots on a instead of 1"):
         node_shapes(assign([0]), [hello("a", 0, files=60)])
