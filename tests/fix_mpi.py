@@ -12,6 +12,7 @@ import os
 import signal
 import subprocess
 import sys
+import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -35,7 +36,8 @@ MPI_SETTINGS = {
 
 
 if dump := os.environ.get("MPIFARM_TEST_DUMP"):  # this is a rank, started by tests.rank_log
-    faulthandler.dump_traceback_later(float(dump.split()[0]), file=open(dump.split(" ", 1)[1], "a"))  # noqa: SIM115
+    _left_s = max(float(dump.split()[0]) - time.monotonic(), 0.1)
+    faulthandler.dump_traceback_later(_left_s, file=open(dump.split(" ", 1)[1], "a"))  # noqa: SIM115
 
 
 def mpiexec() -> str:
@@ -55,7 +57,7 @@ def collective_assert(comm: Any, ok: bool, text: str = "") -> None:
 def run_ranks(ranks: int, command: list[str], log_dir: Path, deadline_s: float, **environ: str) -> None:
     """Run COMMAND on every rank of a world; AssertionError with all ranks' last lines unless it ends well in time."""
     log_dir.mkdir(parents=True, exist_ok=True)
-    wrapped = [sys.executable, "-m", "tests.rank_log", str(log_dir), str(deadline_s - 5), *command]
+    wrapped = [sys.executable, "-m", "tests.rank_log", str(log_dir), str(time.monotonic() + deadline_s - 5), *command]
     process = subprocess.Popen(
         [mpiexec(), "-n", str(ranks), *wrapped],
         cwd=ROOT,
