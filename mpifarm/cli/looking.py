@@ -88,8 +88,8 @@ def report(job: str | None, **options: Any) -> int:
       mpifarm report last --extract outputs/ --template '{job}/{task:06}.{stream}'
 
     \b
-    CONDITION compares task, state, class, exit_code, signal, seconds, node, attempts, started, command or entry
-    by = != < <= > >= or ~ (a regular expression), and joins with: and or not ( )
+    CONDITION compares task, state, class, exit_code, signal, seconds, node, attempts, started, left (processes that
+    it left behind), command or entry by = != < <= > >= or ~ (a regular expression), and joins with: and or not ( )
     """
     from mpifarm.commands import report
     from mpifarm.commands.answer import tell

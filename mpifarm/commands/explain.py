@@ -189,9 +189,10 @@ def _outcome_line(task: TaskLine) -> str:
     how = ending(task.failure, task.exit_code, task.signal)
     said = telling_line(task.stderr_tail)
     where = f" on {task.node}" if task.node else ""
+    left = f"; it left {counted(task.left, 'process', 'processes')}, killed" if task.left else ""
     return (
         f"attempt {task.attempt} {task.state}{f' ({how})' if how else ''} in run {task.run}{where}"
-        f" after {format_seconds(task.seconds or 0.0)}{f': {said}' if said else ''}"
+        f" after {format_seconds(task.seconds or 0.0)}{f': {said}' if said else ''}{left}"
     )
 
 

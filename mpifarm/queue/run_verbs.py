@@ -306,6 +306,7 @@ def _outcome_columns(batch: Batch, columns: dict[str, Any]) -> dict[str, object]
         ),
         "signal": Int2s([signal or None for signal in columns["signal"]]),
         "tail": Byteas([tail for _, _, tail in batch.outcomes]),
+        "processes_left": Int2s([min(left, 32_767) or None for left in columns["left"]]),
         "checksum": Int4s([None if at is None else checksum for at, checksum in zip(file_rows, sums)]),
     }
 

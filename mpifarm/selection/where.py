@@ -41,6 +41,7 @@ _NUMBERS: dict[str, Callable[[TaskLine], float | None]] = {
     "seconds": lambda line: line.seconds,
     "attempts": lambda line: line.attempts,
     "started": lambda line: line.started,
+    "left": lambda line: line.left or 0,
 }
 _TEXTS: dict[str, Callable[[TaskLine], str]] = {
     "state": lambda line: line.state,
@@ -49,7 +50,10 @@ _TEXTS: dict[str, Callable[[TaskLine], str]] = {
     "command": lambda line: text_of(line.command),
     "entry": lambda line: text_of(line.entry or b""),
 }
-FIELDS = ("task", "state", "class", "exit_code", "signal", "seconds", "node", "attempts", "started", "command", "entry")
+FIELDS = (
+    "task", "state", "class", "exit_code", "signal", "seconds", "node", "attempts", "started", "left", "command",
+    "entry",
+)  # fmt: skip
 assert set(FIELDS) == _NUMBERS.keys() | _TEXTS.keys()
 
 _CLASSES = tuple(failure.name.lower() for failure in FailureClass if failure)

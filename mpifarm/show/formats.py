@@ -76,7 +76,7 @@ def write_parquet(lines: Iterable[TaskLine], out: BinaryIO) -> None:
     if out.isatty():
         raise UsageError("Parquet is nothing to look at: > tasks.parquet")
     texts = ("state", "class", "node", "command", "entry")
-    whole = ("task", "exit_code", "signal", "attempts")
+    whole = ("task", "exit_code", "signal", "attempts", "left")
     types = {
         name: arrow.string() if name in texts else arrow.int32() if name in whole else arrow.float64()
         for name in _COLUMNS
@@ -111,6 +111,7 @@ _COLUMNS = (
     "started",
     "node",
     "attempts",
+    "left",
     "command",
     "entry",
 )

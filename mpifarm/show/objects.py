@@ -82,6 +82,7 @@ def task_object(line: TaskLine) -> dict[str, object]:
         "started": line.started,
         "node": line.node,
         "attempts": line.attempts,
+        "left": line.left,
         "command": text_of(line.command),
         "entry": None if line.entry is None else text_of(line.entry),
     }

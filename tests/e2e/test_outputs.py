@@ -113,3 +113,13 @@ def test_reading_while_the_run_writes(farm: Farm) -> None:
     gate.write_bytes(b"let go\n")
     farm.finish(process)
     assert farm.output("1,2") == b"first\nlet go\n"
+
+
+def test_what_a_task_left_running_stands_with_it(farm: Farm) -> None:
+    """A task that ends before what it has started has succeeded in nothing but starting it: that is to be seen."""
+    farm.submit(["(setsid sleep 1000 &) ; (setsid sleep 1001 &); echo on", "echo off"])
+    farm.run("run", ranks=2)
+    assert [task["left"] for task in farm.tasks()] == [2, None]
+    assert [task["task"] for task in farm.tasks("job", "--where", "left > 0")] == [1]
+    assert "it left 2 processes, killed" in farm.run("explain", "job.1")[0].decode()
+    assert b",2," in farm.run("tasks", "job", "--format", "csv")[0].splitlines()[1]

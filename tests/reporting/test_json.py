@@ -37,6 +37,7 @@ def test_a_task() -> None:
         "started": None,
         "node": "n1",
         "attempts": 2,
+        "left": None,
         "command": "./simulate 4",
         "entry": None,
     }

@@ -152,6 +152,7 @@ def test_tasks_of_a_job(typed: Typed, played: PlayedRun, tmp_path: Path) -> None
         "started": 1e9,
         "node": "node1",
         "attempts": 1,
+        "left": None,
         "command": "echo 5 \udcff",
         "entry": None,
     }

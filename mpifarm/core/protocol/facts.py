@@ -128,6 +128,8 @@ class TaskLine(NamedTuple):
     """See `mpifarm.core.row.output_checksum`."""
     because: str | None = None
     """JOB.T whose end cancelled it."""
+    left: int | None = None
+    """Processes it left behind, killed; None: none."""
 
 
 class Needed(NamedTuple):

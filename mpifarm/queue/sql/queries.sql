@@ -210,15 +210,18 @@ WITH held AS MATERIALIZED (
 ), ended AS (
     SELECT * FROM unnest(
         %(lease)s, %(no)s, %(file_row)s, %(started)s, %(seconds)s, %(node)s, %(state)s, %(failure)s, %(exit_code)s,
-        %(signal)s, %(tail)s, %(checksum)s
-    ) AS e (lease, no, file_row, started, seconds, node, state, failure, exit_code, signal, tail, checksum)
+        %(signal)s, %(tail)s, %(checksum)s, %(processes_left)s
+    ) AS e (
+        lease, no, file_row, started, seconds, node, state, failure, exit_code, signal, tail, checksum, processes_left
+    )
 ), recorded AS (
     INSERT INTO mpifarm.outcome
         (job, no, lease, run, file_row, started, seconds, node, attempt, state, failure, exit_code, signal, tail,
-         checksum)
+         checksum, processes_left)
     SELECT
         held.job, ended.no, held.id, held.run, ended.file_row, ended.started, ended.seconds, ended.node, held.attempt,
-        ended.state, ended.failure, ended.exit_code, ended.signal, ended.tail, ended.checksum
+        ended.state, ended.failure, ended.exit_code, ended.signal, ended.tail, ended.checksum,
+        ended.processes_left
     FROM ended JOIN held ON held.id = ended.lease AND ended.no >= held.lo AND ended.no < held.hi
     WHERE NOT EXISTS (
         SELECT FROM mpifarm.past WHERE past.lease = ended.lease AND past.lo <= ended.no AND ended.no < past.hi OFFSET 0
@@ -1036,7 +1039,8 @@ ORDER BY nth
 -- tasks --
 SELECT no, state, failure, exit_code, signal, seconds, started, node, attempts, command, entry, run, file, file_row,
     lease, attempt, tail, checksum,
-    (SELECT name || coalesce('.' || because_no, '') FROM mpifarm.job AS parent WHERE parent.id = because_job)
+    (SELECT name || coalesce('.' || because_no, '') FROM mpifarm.job AS parent WHERE parent.id = because_job),
+    processes_left
 FROM mpifarm.task_line
 WHERE job = %(job)s AND no >= %(lo)s AND no < %(hi)s AND state = ANY(%(states)s)
 ORDER BY no
@@ -1066,7 +1070,8 @@ FROM (
 CROSS JOIN LATERAL (
     SELECT no, state, failure, exit_code, signal, seconds, started, node, attempts, command, entry, run, file, file_row,
         lease, attempt, tail, checksum,
-        (SELECT name || coalesce('.' || because_no, '') FROM mpifarm.job AS parent WHERE parent.id = because_job)
+        (SELECT name || coalesce('.' || because_no, '') FROM mpifarm.job AS parent WHERE parent.id = because_job),
+        processes_left
     FROM mpifarm.task_line WHERE job = %(job)s AND no = bad.no OFFSET 0
 ) AS line
 WHERE line.state = ANY(%(states)s)
