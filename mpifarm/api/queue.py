@@ -23,6 +23,7 @@ if TYPE_CHECKING:
 
     from mpifarm.commands.submit import Request
     from mpifarm.core.protocol.facts import Submitted
+    from mpifarm.intake.told import Tell
     from mpifarm.queue.client import Client
 
 Wanted = int | str | Sequence[int | str]
@@ -95,8 +96,8 @@ class Options(TypedDict, total=False):
 
 def submit(commands: Iterable[str | bytes | Command | Call], **options: Unpack[Options]) -> Submitted:
     """Queue a job of these commands or calls, all of it or nothing; they start in the directory of now. Returns what
-    was done: `job`, `tasks`, `skipped`, and `cancelled` at once, with a warning, since what they wait for has failed.
-    They may come from a generator; none is kept. Raises mpifarm.FarmError.
+    was done: `job`, `tasks`, `skipped`, and `cancelled` at once, since what they wait for has failed; this and what
+    else `mpifarm submit` tells of is a warning. They may come from a generator; none is kept. Raises mpifarm.FarmError.
 
     >>> import mpifarm
     >>> done = mpifarm.submit(
@@ -111,6 +112,7 @@ def submit(commands: Iterable[str | bytes | Command | Call], **options: Unpack[O
     ('plots', 3, 2)
     """
     from mpifarm.commands.submit import check_terms, in_vain, terms_of
+    from mpifarm.intake.attempt_options import shared_capture
 
     unknown = options.keys() - Options.__annotations__.keys()
     if unknown:
@@ -119,12 +121,17 @@ def submit(commands: Iterable[str | bytes | Command | Call], **options: Unpack[O
         raise UsageError("submit() wants a list of commands, or anything else that can be gone through")
     request = _request(options)
     check_terms(request)
+    told: list[str] = []
     with open_queue(options.get("dsn")) as queue:
         cwd = os.fsencode(Path.cwd())
-        parts = _parts(commands, request.needs)
+        parts = _parts(commands, request.needs, told.append)
         done = queue.submit_on(terms_of(queue, request), request.name or "python", cwd, parts)
+    if shared := shared_capture(request.capture, done.tasks):
+        told.append(shared)
     if done.cancelled:
-        warnings.warn(f"{done.cancelled:,} of the tasks {in_vain(done)}", stacklevel=2)
+        told.append(f"{done.cancelled:,} of the tasks {in_vain(done)}")
+    for sentence in told:
+        warnings.warn(sentence.removeprefix("warning: "), stacklevel=2)
     return done
 
 
@@ -216,15 +223,17 @@ def _request(options: Mapping[str, Any]) -> Request:
     return Request(needs=needs, **known)
 
 
-def _parts(commands: Iterable[str | bytes | Command | Call], needs: Needs) -> Iterator[Part]:
+def _parts(commands: Iterable[str | bytes | Command | Call], needs: Needs, tell: Tell) -> Iterator[Part]:
     """Tasks in parts that need and wait for the same."""
     from mpifarm.intake.expand import settled_parts
+    from mpifarm.intake.foreign import ForeignVariables
     from mpifarm.intake.records import Naming, Unsettled
     from mpifarm.intake.shell_lines import ShellLines
     from mpifarm.intake.taskfile import check_command
 
     def read() -> Iterator[Unsettled]:
         shell, calls = ShellLines("commands"), _Calls()
+        variables = ForeignVariables("commands", tell)
         for number, given in enumerate(commands, 1):
             if isinstance(given, Call):
                 yield Unsettled(number, TaskText(calls.body(given, number)), needs, {}, Kind.FUNCTION)
@@ -233,6 +242,7 @@ def _parts(commands: Iterable[str | bytes | Command | Call], needs: Needs) -> It
             text = _bytes(one.command, number)
             check_command(text, "commands", number)
             shell.look(text, [text], number)
+            variables.look(text, number)
             wanted = {"requires": _listed(one.requires), "requires_any": _listed(one.requires_any)}
             yield Unsettled(number, TaskText(text), _needs_of(one, needs, number), {"name": one.name, **wanted})
         shell.check()

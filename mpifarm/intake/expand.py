@@ -31,7 +31,7 @@ from mpifarm.core.model import Kind, Parent, Part, TaskText
 from mpifarm.core.needs import Needs
 from mpifarm.core.plural import counted
 from mpifarm.errors import UsageError
-from mpifarm.intake.foreign import foreign_variable
+from mpifarm.intake.foreign import ForeignVariables, foreign_variable
 from mpifarm.intake.parents import TASKS_MAX
 from mpifarm.intake.record_keys import Keys
 from mpifarm.intake.records import Settled, tasks_of
@@ -95,7 +95,7 @@ def expand_arguments(asked: Expansion, needs: Needs, stdin: BinaryIO, tell: Tell
         template = compile_positions(command, sum(map(len, groups)), append=True)
         tasks = combined(template, groups)
         if not command:
-            tasks = _judged(tasks)
+            tasks = _judged(tasks, ForeignVariables("combination", tell))
     elif asked.array is not None:
         check_count(asked.array)
         tasks = repeated(compile_positions(command, 1), "--array", each_padded(asked.array))
@@ -122,11 +122,12 @@ def _check_shell_line(line: bytes, tell: Tell) -> None:
         tell(f"warning: {found[1]}")
 
 
-def _judged(tasks: Iterable[TaskText]) -> Iterator[TaskText]:
+def _judged(tasks: Iterable[TaskText], variables: ForeignVariables) -> Iterator[TaskText]:
     """Tasks of which each has another shell line."""
     shell = ShellLines("combination")
     for number, task in enumerate(tasks, 1):
         shell.look(task.body, [task.body], number)
+        variables.look(task.body, number)
         yield task
     shell.check()
 

@@ -12,6 +12,7 @@ from functools import lru_cache
 
 from mpifarm.intake.parents import Unclear
 from mpifarm.intake.replacement import quote
+from mpifarm.intake.told import Tell
 
 _SCRIPT = re.compile(
     rb"(#!(?=[ \t]*/)|#(?:SBATCH|PBS|BSUB|COBALT|PJM|OAR|MSUB)(?=[ \t]|$)|#\$(?=[ \t]*-)"
@@ -147,3 +148,20 @@ def foreign_variable(text: bytes) -> tuple[int, str] | None:
             what = "the number of a task" if ours == "MPIFARM_TASK" else "the value a task was made from (--array 1-9)"
             return match.start(), f"nothing sets {match[1].decode()} here: {what} is in {ours}"
     return None
+
+
+class ForeignVariables:
+    """Tells of the first variable of another runner in the commands of one source. `name`: of the source."""
+
+    def __init__(self, name: str, tell: Tell) -> None:
+        self._name, self._tell = name, tell
+        self._told = False
+
+    def look(self, text: bytes, number: int, *, lines: bool = False) -> None:
+        """At the command of this number; or (`lines`) at a text that begins with the line of this number."""
+        found = None if self._told or b"$" not in text else foreign_variable(text)
+        if found is not None:
+            self._told = True
+            if lines:
+                number += text.count(b"\n", 0, found[0])
+            self._tell(f"warning: {self._name}:{number}: {found[1]}")

@@ -27,7 +27,7 @@ from mpifarm.core.needs import Needs
 from mpifarm.errors import TaskFileError, UsageError
 from mpifarm.intake.counting import Counting
 from mpifarm.intake.directives import DIRECTIVE, Barrier, parse_barrier, parse_options
-from mpifarm.intake.foreign import check_comment, check_first, check_hypershell, foreign_variable
+from mpifarm.intake.foreign import ForeignVariables, check_comment, check_first, check_hypershell
 from mpifarm.intake.parents import Annotations, Parents, Unclear, merged
 from mpifarm.intake.shell_lines import ShellLines
 from mpifarm.intake.told import Tell, silently
@@ -69,8 +69,7 @@ def read_tasks(stream: BinaryIO, name: str, defaults: Needs, tell: Tell = silent
         else:
             yield from reading.special(lines, buffer)
         reading.shell.look(buffer, lines, reading.line)
-        if b"$" in buffer:
-            reading.look_for_variables(buffer)
+        reading.variables.look(buffer, reading.line, lines=True)
         reading.line += len(lines)
     if not reading.tasks:
         raise UsageError(f"{name}: there is no task in it (write one command a line)")
@@ -113,7 +112,7 @@ class _Reading:
         self.shell = ShellLines(name)
         self._tell = tell
         self._counting = Counting(name, tell)
-        self._told = False
+        self.variables = ForeignVariables(name, tell)
         self._name = name
         self._needs = needs
         self._barrier = Barrier()
@@ -186,14 +185,6 @@ class _Reading:
             return read()
         except Unclear as flaw:
             raise TaskFileError.at(self._name, number, flaw.offset, line, flaw.reason) from None
-
-    def look_for_variables(self, text: bytes) -> None:
-        """Of other runners, in a text that begins with the line that is next; told once."""
-        found = None if self._told else foreign_variable(text)
-        if found is not None:
-            self._told = True
-            line = self.line + text.count(b"\n", 0, found[0])
-            self._tell(f"warning: {self._name}:{line}: {found[1]}")
 
     def _annotated(self, line: bytes, number: int) -> tuple[bytes, tuple[Parent, ...]]:
         """The command of a line with needs, and all that it waits for."""

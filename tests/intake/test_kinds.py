@@ -207,3 +207,7 @@ def test_shell_lines_after_the_dashes_are_judged_too(command: str) -> None:
     asked = Expansion(["./a $SLURM_ARRAY_TASK_ID"], array="1-3")
     list(expand_arguments(asked, Needs(), io.BytesIO(), told.append))
     assert told[0].startswith("warning: nothing sets SLURM_ARRAY_TASK_ID here")
+    list(
+        expand_arguments(Expansion([":::", "a", "./b $HQ_TASK_ID", "$HQ_TASK_ID"]), Needs(), io.BytesIO(), told.append)
+    )
+    assert [said.partition(" here")[0] for said in told[2:]] == ["warning: combination:2: nothing sets HQ_TASK_ID"]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import doctest
 import itertools
+import warnings
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -69,7 +70,7 @@ def test_everything_that_can_be_said(world: PostgresWorld, tmp_path: Path) -> No
         crash_limit=0,
         max_fails=7,
         keep="tail:1K",
-        capture="*.log",
+        capture="{task}*.log",
         after=["prep.1", "prep.2"],
         afterany="prep",
     )
@@ -77,7 +78,7 @@ def test_everything_that_can_be_said(world: PostgresWorld, tmp_path: Path) -> No
     assert (done.tasks, done.skipped, done.before) == (5, 0, ())
     job = done.job
     rules = (RetryRule(FailureClass.EXIT, 137, 2), RetryRule(FailureClass.OOM, None, 3))
-    assert job.policy == Policy(2, rules, 0, "tail:1024", ("*.log",))
+    assert job.policy == Policy(2, rules, 0, "tail:1024", ("{task}*.log",))
     assert (job.max_fails, job.held, job.priority, dict(job.tags)) == (7, True, -3, {"gpu": "", "owner": "ann"})
     assert job.cwd == str(tmp_path).encode()
     assert world.client.shapes(job.id) == [
@@ -147,6 +148,19 @@ def test_a_command_of_several_lines(world: PostgresWorld) -> None:
     texts = ["cat <<END\nx\nEND", "# first\nwhile read x; do\necho $x\ndone < list", "a & b & wait"]
     done = mpifarm.submit(texts, name="scan")
     assert world.counts(done.job.id if done.job else 0) == {"pending": 3}
+
+
+def test_what_is_told_is_a_warning(world: PostgresWorld) -> None:
+    assert not world.client.jobs()
+    with pytest.warns(UserWarning) as warned:
+        mpifarm.submit(["true", "a\n./x $LAUNCHER_TSK_ID", "./y $HQ_TASK_ID"], capture="*.npy")
+    first, second = [str(one.message) for one in warned]
+    assert first.startswith("commands:2: nothing sets LAUNCHER_TSK_ID here")
+    assert second.startswith("--capture '*.npy' holds nothing of the task's own")
+    assert {one.filename for one in warned} == {__file__}
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        mpifarm.submit(["./x $MPIFARM_TASK", "./y"], capture="{task}.npy")
 
 
 def test_an_option_that_is_none() -> None:
