@@ -48,6 +48,8 @@ class Task(NamedTuple):
     command: bytes | None
     place: tuple[str, int] | None
     """The path of the run file and the row in its `attempts`."""
+    entry: bytes | None = None
+    """The value it was made from (`submit --array`, `--each-line`, `:::`); None in `open_run`, too."""
 
 
 def open_run(path: str | os.PathLike[str]) -> Run:
@@ -238,7 +240,7 @@ class Job(_Readable):
         place = None if line.file is None or line.file_row is None else (line.file, line.file_row)
         failure = None if line.failure in ("", "none") else line.failure
         outcome = (line.state, failure, line.exit_code, line.signal, line.seconds, line.started, line.node)
-        return Task(self.name, line.task, *outcome, line.attempt, line.command, place)
+        return Task(self.name, line.task, *outcome, line.attempt, line.command, place, line.entry)
 
 
 class Run(_Readable):

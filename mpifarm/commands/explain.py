@@ -19,7 +19,7 @@ from mpifarm.core.plural import counted
 from mpifarm.core.protocol.facts import EVERYTHING
 from mpifarm.errors import UsageError
 from mpifarm.show.objects import array, job_object, task_object
-from mpifarm.show.text import ending, telling_line, when
+from mpifarm.show.text import ending, named, telling_line, when
 from mpifarm.units import format_seconds
 
 if TYPE_CHECKING:
@@ -51,7 +51,8 @@ def _each(client: Client, selector: str, dsn: str | None) -> Iterator[tuple[str,
         if sum(hi - lo for lo, hi in ranges) > TASKS_AT_ONCE:
             raise UsageError(f"{TASKS_AT_ONCE} tasks at a time: mpifarm explain {job.name}.{ranges[0][0]}")
         for task in list(client.tasks(job.id, ranges=ranges)):
-            yield f"{job.name}.{task.task}", task_object(task) | {"why": _of_task(client, job, task, dsn)}
+            title = named(f"{job.name}.{task.task}", task.entry)
+            yield title, task_object(task) | {"why": _of_task(client, job, task, dsn)}
 
 
 def _of_job(client: Client, job: JobSummary, dsn: str | None) -> list[str]:

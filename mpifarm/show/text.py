@@ -156,7 +156,7 @@ def failures_text(name: str, failures: Sequence[FailureLine], look: Look) -> lis
         [
             line.failure,
             f"{line.count:,}",
-            _example(name, line),
+            named(f"{name}.{line.example_task}", line.entry),
             ending(line.failure, line.exit_code, line.signal),
             telling_line(line.stderr_tail),
         ]
@@ -166,12 +166,12 @@ def failures_text(name: str, failures: Sequence[FailureLine], look: Look) -> lis
     return [cut(line, look) for line in table(head, rows, "failure example ended stderr", Look())]
 
 
-def _example(name: str, line: FailureLine) -> str:
+def named(task: str, entry: bytes | None) -> str:
     """The task, and what it was made from."""
-    if line.entry is None:
-        return f"{name}.{line.example_task}"
-    entry = printable(line.entry)
-    return f"{name}.{line.example_task} ({entry if len(entry) <= ENTRY_SHOWN else f'{entry[:ENTRY_SHOWN]}…'})"
+    if entry is None:
+        return task
+    value = printable(entry)
+    return f"{task} ({value if len(value) <= ENTRY_SHOWN else f'{value[:ENTRY_SHOWN]}…'})"
 
 
 def runs_text(runs: Sequence[RunLine], now: float, look: Look) -> list[str]:

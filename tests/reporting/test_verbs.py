@@ -10,6 +10,7 @@ from typing import Any
 
 import pytest
 
+import mpifarm
 from mpifarm.cli import main
 from mpifarm.core.job.policy import Policy
 from mpifarm.core.model import FailureClass, Parent, Part, RunId, State, TaskText
@@ -262,6 +263,15 @@ def test_explain_attempt_by_attempt(world: PostgresWorld, say: Typed) -> None:
     row = ended(block, 2, State.FAILED)[0]._replace(failure=FailureClass.LOST, exit_code=0)
     world.queue.record(run, Batch([(row, None, None)], done=[block.lease]))
     assert "it was lost with 1 node, its crash limit" in explained(say, "scan.2")
+
+
+def test_explain_names_the_entry(world: PostgresWorld, say: Typed, say_json: Callable[..., Any]) -> None:
+    world.submit([(Needs(), [TaskText(b"./fit 7", b"seed\t7"), TaskText(b"true")])], "scan")
+    assert explained(say, "scan.1").startswith("scan.1 (seed\\t7): pending\n")
+    assert explained(say, "scan.2").startswith("scan.2: pending\n")
+    assert say_json("explain", "scan.1")["entry"] == "seed\t7"
+    with mpifarm.open_job("scan") as job:
+        assert [task.entry for task in job.tasks()] == [b"seed\t7", None]
 
 
 def test_explain_several(world: PostgresWorld, say: Typed, say_json: Callable[..., Any]) -> None:
