@@ -11,6 +11,9 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from mpifarm.rank.options import RunOptions
 
+READING = ("report", "tasks", "export", "verify", "repair")
+"""Commands that may read run files."""
+
 PARENT, PACKAGE = __file__.rsplit("/", 2)[:2]  # absolute since Python 3.9
 PACKAGE = f"{PARENT}/{PACKAGE}"
 
@@ -75,13 +78,21 @@ def main() -> int:
         code = run_main(CommandLine(argv[1:], _run_options), interrupts)
         signal.signal(signal.SIGINT, signal.SIG_IGN)  # nothing is left to stop
         return code
-    from mpifarm.cli.main import main as cli_main
 
-    try:
-        with interruptible():
-            return cli_main(argv)
-    except KeyboardInterrupt:
-        return INTERRUPTED
+    def command() -> int:
+        from mpifarm.cli.main import main as cli_main
+
+        try:
+            with interruptible():
+                return cli_main(argv)
+        except KeyboardInterrupt:
+            return INTERRUPTED
+
+    if argv[:1] and argv[0] in READING:
+        from mpifarm.startup.limited import watched
+
+        return watched(command)
+    return command()
 
 
 def _open_standard_streams() -> None:

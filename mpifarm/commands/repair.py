@@ -47,9 +47,15 @@ def sentences(path: Path, out: Path, repaired: Repaired) -> Iterator[str]:
         which = ", ".join(f"{lo}-{hi - 1}" for lo, hi in repaired.lost_rows[:20])
         yield f"lost: {counted(count, 'row')} of `attempts` ({which}{' ...' if len(repaired.lost_rows) > 20 else ''})"
         yield "  whose they were, the queue knows: mpifarm verify JOB, once the repaired file has the name of the other"
-        if repaired.rowless:
-            which = ranges_text(runs_of(repaired.rowless))
-            yield f"  tasks with output and no row (lost, or still running then): {which}"
+    elif repaired.emptied:
+        yield "lost: all rows of `attempts`, as it seems"
+    if repaired.rowless:
+        which = ranges_text(runs_of(repaired.rowless))
+        yield f"  tasks with output and no row (lost, or still running then): {which}"
+    if repaired.worse:
+        outputs = f"the outputs of {counted(repaired.worse, 'attempt')}"
+        yield f"not found: {outputs}, which {path} still gives: leave it where it is"
+        return
     if repaired.whole:
         yield "every attempt in it has its whole output; what the file once had beyond them, the queue knows"
     yield f"next: mv {shlex.quote(str(out))} {shlex.quote(str(path))} && mpifarm verify"

@@ -112,7 +112,10 @@ class Proving:
             rows, right = held_against(run, job, places)
         except OutputError:
             rows, right = None, np.ones(len(places), bool)
-        whole = np.zeros(len(places), bool) if rows is None else sound[np.minimum(places["row"], len(sound) - 1)]
+        whole = np.zeros(len(places), bool)
+        if rows is not None:
+            there = places["row"] < len(sound)
+            whole[there] = sound[places["row"][there]]
         bad = ~(right & whole)
         for task, mine in zip(places["task"][bad].tolist(), right[bad].tolist()):
             yield task, damaged if mine else other
@@ -139,8 +142,9 @@ class Proving:
 def damaged_rows(path: Path, told: Callable[[int], None]) -> tuple[int, list[tuple[str, str]]]:
     """Of a run file by itself: how many attempts it holds, and (tasks, why) of those whose output is not what they
     wrote. Raises OutputError when it cannot be opened."""
+    from mpifarm.runfile.format import has_ended, rows_at_end
     from mpifarm.runfile.reader import open_run
-    from mpifarm.runfile.sweep import Sweep
+    from mpifarm.runfile.sweep import Sweep, rowless
 
     with open_run(path) as run:
         sound = Sweep(run, told).sound()
@@ -152,6 +156,11 @@ def damaged_rows(path: Path, told: Callable[[int], None]) -> tuple[int, list[tup
             except OutputError:
                 row, where = None, "rows of `attempts` that cannot be read"
             damaged.setdefault(where, []).append(number if row is None else row.task)
+        lost = range(run.rows, rows_at_end(run.attributes))  # of what was there when the file was closed
+        if lost:
+            damaged["rows of `attempts` that it had when it was closed"] = list(lost)
+        elif not run.rows and run.extents and has_ended(run.attributes):
+            damaged["wrote output, and there is no row of any attempt"] = sorted(rowless(run))
         return run.rows, [(ranges_text(runs_of(numbers)), why) for why, numbers in damaged.items()]
 
 

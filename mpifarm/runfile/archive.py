@@ -18,6 +18,7 @@ from mpifarm.runfile import exported
 from mpifarm.runfile.exported import EXPORT_ATTRIBUTE, EXPORT_VERSION, STATES
 from mpifarm.runfile.format import FAILURES, explain
 from mpifarm.runfile.reader import RunFile, open_run
+from mpifarm.startup.limited import reading
 
 TASKS_AT_ONCE = 4096
 _AS_PYTHON = ("utf-8", "surrogateescape")
@@ -39,7 +40,8 @@ class Archive:
                 )
             if version > EXPORT_VERSION:
                 raise OutputError(f"{path} was exported by a newer mpifarm (version {version}): use that one")
-            self._about: dict[str, Any] = json.loads(self._file[exported.JOB][:].tobytes())
+            with reading(path):
+                self._about: dict[str, Any] = json.loads(self._file[exported.JOB][:].tobytes())
         except FAILURES as error:
             raise explain(path, "open", error) from error
         self._job = exported.job_of(self._about["job"])
@@ -116,23 +118,31 @@ class Archive:
             done = max(done, hi)
 
     def _lines(self, lo: int, hi: int, states: Sequence[int] | None) -> Iterator[TaskLine]:
-        rows = self._read(exported.TASKS, lo - 1, hi - 1)
+        rows = self._rows_of(lo, hi)
         first, end = (int(rows[0]["text"]), exported.text_end(rows[-1])) if len(rows) else (0, 0)
         texts = self._read(exported.TEXTS, first, end).tobytes()
         for line in exported.lines_of(rows, texts, self._about["nodes"], self.paths):
             if states is None or STATES.index(line.state) in states:
                 yield line
 
+    def _rows_of(self, lo: int, hi: int) -> Any:
+        """Of the tasks from `lo` to `hi`, all of them."""
+        rows = self._read(exported.TASKS, lo - 1, hi - 1)
+        if len(rows) != hi - lo:
+            raise OutputError(f"{self.path} is damaged: it has lost the rows of its tasks from {lo + len(rows)} on")
+        return rows
+
     def _read(self, name: str, lo: int, hi: int) -> Any:
         try:
-            return self._file[name][lo:hi]
+            with reading(self.path):
+                return self._file[name][lo:hi]
         except FAILURES as error:
             raise explain(self.path, "read", error) from error
 
     def places(self, job: JobId, lo: int = 1, hi: int = 2**31 - 1) -> Iterator[Any]:  # noqa: ARG002
         """Where the outputs of tasks from `lo` to `hi` are, many at once, in order."""
         for first in range(lo, min(hi, self._job.total + 1), TASKS_AT_ONCE):
-            rows = self._read(exported.TASKS, first - 1, min(first + TASKS_AT_ONCE, hi, self._job.total + 1) - 1)
+            rows = self._rows_of(first, min(first + TASKS_AT_ONCE, hi, self._job.total + 1))
             yield rows[rows["row"] >= 0]
 
     def counts(self, job: JobId, ranges: Sequence[tuple[int, int]]) -> dict[str, int]:
@@ -158,4 +168,7 @@ class Part(RunFile):
         return super().attempts(self.first_row + lo, self.first_row + min(hi, self._count))
 
     def attempt(self, row: int) -> AttemptRow:
-        return AttemptRow._make(self.attempts(row, row + 1)[0].item())
+        found = self.attempts(row, row + 1)
+        if not len(found):
+            raise OutputError(f"{self.path} is damaged: it has no attempt row {self.first_row + row}")
+        return AttemptRow._make(found[0].item())

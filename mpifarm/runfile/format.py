@@ -31,11 +31,13 @@ from mpifarm.core.model import Limits
 from mpifarm.core.row import EXTENT_FIELDS, FIELDS
 from mpifarm.errors import NoRoom, OutputError
 from mpifarm.runfile.codec import LEVEL
+from mpifarm.startup.limited import repair_advice
 
 FORMAT_VERSION = 3
 """2 added `flags` to `attempts`, and the streams 3 to 5; 3 added `left`. Files of formats 1 and 2 are read as well."""
 VERSION_ATTRIBUTE = "mpifarm_run_file"
 ENDED_ATTRIBUTE = "ended"
+ROWS_ATTRIBUTE = "rows_at_end"
 BYTES, EXTENTS, ATTEMPTS, NODES, EVENTS = "bytes", "extents", "attempts", "nodes", "events"
 
 ROW_TYPE = np.dtype([(name, "<" + code) for name, code in FIELDS])
@@ -112,6 +114,8 @@ def explain(path: str | Path, action: str, error: BaseException) -> OutputError:
         why = NOT_HDF5
     else:
         why = " ".join(text.split())
+    if number not in _ADVICE and why != _LOCK_ADVICE and action in ("open", "read"):
+        why += f"; {repair_advice(path)}"
     return (NoRoom if why == _FULL else OutputError)(f"cannot {action} run file {path}: {why}")
 
 
@@ -201,6 +205,7 @@ def _fill(file: h5py.File, attributes: Mapping[str, str], nodes: Sequence[tuple[
     file.attrs["h5py_version"] = h5py.version.version
     file.attrs["hdf5_version"] = h5py.version.hdf5_version
     file.attrs[ENDED_ATTRIBUTE] = np.float64("nan")  # in place of it, since SWMR forbids a new one: Unix seconds
+    file.attrs[ROWS_ATTRIBUTE] = np.int64(-1)  # and this: of `attempts`, so that it is known when they are lost
     file.attrs["created"] = datetime.now(timezone.utc).isoformat(timespec="seconds")
     file.attrs["how_to_read"] = HOW_TO_READ_ZSTD if compress == "zstd" else HOW_TO_READ
     # The level is a label: chunks arrive compressed. No fill: nothing reads what was not written.
@@ -217,6 +222,17 @@ def _fill(file: h5py.File, attributes: Mapping[str, str], nodes: Sequence[tuple[
     file.create_dataset(EVENTS, dtype=EVENT_TYPE, chunks=(EVENTS_CHUNK_ROWS,), **growing)
     known = [(clip(name, NODE_TYPE["name"]), ranks, slots) for name, ranks, slots in nodes]
     file.create_dataset(NODES, data=np.array(known, NODE_TYPE))
+
+
+def has_ended(attributes: Mapping[str, str]) -> bool:
+    """Whether the file of these attributes was closed in order."""
+    return attributes.get(ENDED_ATTRIBUTE, "nan") != "nan"
+
+
+def rows_at_end(attributes: Mapping[str, str]) -> int:
+    """How many rows its `attempts` had then; -1 where that is not known."""
+    text = attributes.get(ROWS_ATTRIBUTE, "")
+    return int(text) if text.isdecimal() else -1
 
 
 def clip(text: str, field: np.dtype[Any]) -> bytes:

@@ -15,6 +15,7 @@ import h5py
 from mpifarm.errors import OutputError
 from mpifarm.runfile.codec import expand
 from mpifarm.runfile.format import FAILURES, explain
+from mpifarm.startup.limited import reading
 
 CHUNKS_KEPT = 16
 
@@ -38,7 +39,8 @@ class Pool:
 
     def refresh(self) -> None:
         self._failed = None
-        self._dataset.refresh()
+        with reading(self._path):
+            self._dataset.refresh()
         self.count = max(self._first, len(self._dataset) // self.chunk_bytes)
 
     def slices(self, position: int, length: int) -> Iterator[bytes]:
@@ -59,7 +61,8 @@ class Pool:
         if number >= self.count:
             raise OutputError(f"run file {self._path} is damaged: it has no chunk {number}")
         try:
-            mask, stored = self._dataset.id.read_direct_chunk((number * self.chunk_bytes,))
+            with reading(self._path):
+                mask, stored = self._dataset.id.read_direct_chunk((number * self.chunk_bytes,))
         except (*FAILURES, OverflowError) as error:
             self._failed = number, explain(self._path, "read", error)
             raise self._failed[1] from error

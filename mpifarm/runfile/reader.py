@@ -48,6 +48,7 @@ from mpifarm.runfile.format import (
 from mpifarm.runfile.parts import Counts, before
 from mpifarm.runfile.pool import Pool
 from mpifarm.runfile.table import Rows, Table
+from mpifarm.startup.limited import reading, refuse_endless, repair_advice
 
 BLOCK_ROWS = 16_384
 """Extents looked at in one go: 432 KiB."""
@@ -62,14 +63,13 @@ def open_run(path: str | Path, *, depth: int = 0) -> RunFile:
         "\\udc" in str(path) and not Path(path).exists()
     ):  # out of the database (see `queue.text_encoding`): it is no UTF-8
         path = re.sub(r"\\udc([89a-f][0-9a-f])", lambda found: chr(0xDC00 + int(found[1], 16)), str(path))
-    try:
-        file = _open_swmr(path) if _unfinished(path) else h5py.File(path, "r", rdcc_nbytes=0)
-    except FAILURES as error:
-        raise explain(path, "open", error) from error
+    refuse_endless(path, lambda: _looked_at(path))
+    file = _opened(path)
     try:
         version = file.attrs.get(VERSION_ATTRIBUTE)
         if version is None:
-            raise OutputError(f"cannot open run file {path}: it is HDF5, but no run of mpifarm wrote it")
+            what = "it is HDF5, but no run of mpifarm wrote it, or it has lost what says so"
+            raise OutputError(f"cannot open run file {path}: {what}; {repair_advice(path)}")
         if version > FORMAT_VERSION:
             raise OutputError(
                 f"cannot open run file {path}: it has format {version} and this mpifarm reads up to format "
@@ -82,6 +82,22 @@ def open_run(path: str | Path, *, depth: int = 0) -> RunFile:
     except OutputError:
         file.close()
         raise
+
+
+def _opened(path: str | Path) -> h5py.File:
+    try:
+        with reading(path):
+            return _open_swmr(path) if _unfinished(path) else h5py.File(path, "r", rdcc_nbytes=0)
+    except FAILURES as error:
+        raise explain(path, "open", error) from error
+
+
+def _looked_at(path: str | Path) -> None:
+    """Go where HDF5 may stay for ever: metadata without checksums, which are read when a file is opened."""
+    with _opened(path) as file, reading(path):
+        list(file.attrs.items())
+        for name in (NODES, BYTES, EXTENTS, ATTEMPTS, EVENTS):
+            file[name][:0]
 
 
 def _open_swmr(path: str | Path) -> h5py.File:
@@ -103,7 +119,7 @@ def _unfinished(path: str | Path) -> bool:
     if len(head) < 36 or not head.startswith(b"\x89HDF\r\n\x1a\n") or head[8] not in (2, 3):
         return False  # HDF5 says what is wrong with it
     if length < int.from_bytes(head[28:36], "little"):
-        raise OutputError(f"cannot open run file {path}: {NOT_HDF5}")
+        raise OutputError(f"cannot open run file {path}: {NOT_HDF5}; {repair_advice(path)}")
     return head[11] != 0
 
 
@@ -129,10 +145,11 @@ class RunFile:
         self.path = path
         self.first_row = 0
         """Where these rows begin in `attempts` of the file: not at 0 for a run within an export."""
-        self.attributes = {name: str(value) for name, value in file.attrs.items()}
-        """What the run wrote about itself, and the file about its format."""
-        self.nodes = [(name.decode(), int(ranks), int(slots)) for name, ranks, slots in file[NODES][:]]
-        """(name, ranks, slots) by node number."""
+        with reading(path):
+            self.attributes = {name: str(value) for name, value in file.attrs.items()}
+            """What the run wrote about itself, and the file about its format."""
+            self.nodes = [(name.decode(), int(ranks), int(slots)) for name, ranks, slots in file[NODES][:]]
+            """(name, ranks, slots) by node number."""
         self._file = file
         self.older: RunFile | None = None
         """The file that this one goes on from: numbers that begin before it are found there."""
@@ -140,7 +157,9 @@ class RunFile:
         """Why that one, or one before it, cannot be opened."""
         rows, extents, size = self._open_older(depth)
         # In the order of refresh.
-        self._attempts, self._extents = Table(file[ATTEMPTS], rows), Table(file[EXTENTS], extents)
+        self._attempts, self._extents = (
+            Table(path, file[name], first) for name, first in ((ATTEMPTS, rows), (EXTENTS, extents))
+        )
         self.pool = Pool(path, file[BYTES], size, self._older_pool)
 
     def __enter__(self) -> RunFile:
@@ -202,7 +221,8 @@ class RunFile:
         if row >= self.rows:
             self.refresh()
         if not 0 <= row < self.rows:
-            raise OutputError(f"run file {self.path} has no attempt row {row}: it has {counted(self.rows, 'row')}")
+            short = f"run file {self.path} has no attempt row {row}: it has {counted(self.rows, 'row')}"
+            raise OutputError(f"{short}; {repair_advice(self.path)}")
         if self.older is not None and row < self._attempts.first:
             return self.older.attempt(row)
         found = AttemptRow(*self._read(self._attempts, row, row + 1)[0].item())
@@ -256,7 +276,8 @@ class RunFile:
     def events(self) -> list[tuple[float, str]]:
         """(Unix seconds, text) in the order they were written."""
         try:
-            events = self._file[EVENTS][:]
+            with reading(self.path):
+                events = self._file[EVENTS][:]
         except FAILURES as error:
             raise explain(self.path, "read", error) from error
         older = [] if self.older is None else self.older.events()

@@ -215,3 +215,17 @@ class Sweep(Pass):
             return False
         self._told(self.bytes - before)
         return True
+
+
+def rowless(run: RunFile) -> set[int]:
+    """Tasks that wrote something and have no row: it is lost, or they had not ended. Raises OutputError."""
+
+    def keys(rows: Rows) -> set[AttemptKey]:
+        return set(zip(rows["lease"].tolist(), rows["task"].tolist(), rows["attempt"].tolist()))
+
+    wrote: set[AttemptKey] = set()
+    for lo in range(0, run.extents, BLOCK_ROWS):
+        wrote |= keys(run.extent_rows(lo, lo + BLOCK_ROWS))
+    for lo in range(0, run.rows, BLOCK_ROWS):
+        wrote -= keys(run.attempts(lo, lo + BLOCK_ROWS))
+    return {task for _, task, _ in wrote if task}

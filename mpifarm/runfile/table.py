@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 import h5py
 import numpy as np
 
 from mpifarm.runfile.format import FAILURES
+from mpifarm.startup.limited import reading
 
 Rows = np.ndarray[Any, Any]
 
@@ -15,8 +17,9 @@ Rows = np.ndarray[Any, Any]
 class Table:
     """Rows of a dataset, read ahead: who asks for row 17 will ask for row 18. `count` is as of the last `refresh`."""
 
-    def __init__(self, dataset: h5py.Dataset, first: int = 0) -> None:
+    def __init__(self, path: Path, dataset: h5py.Dataset, first: int = 0) -> None:
         """`first`: the rows before it are in the file that this one goes on from."""
+        self._path = path
         self.first = first
         self._dataset = dataset
         self._type = dataset.id.get_type()  # h5py would build it anew at each read, at three times the cost
@@ -28,7 +31,8 @@ class Table:
 
     def refresh(self) -> None:
         self._failed = None
-        self._dataset.refresh()
+        with reading(self._path):
+            self._dataset.refresh()
         self._lo, self._rows = 0, self._fetch(0, 0)
         self.count = self._used()
 
@@ -53,9 +57,10 @@ class Table:
     def _fetch(self, lo: int, hi: int) -> Rows:
         rows = np.zeros(hi - lo, self.dtype)
         if len(rows):
-            space = self._dataset.id.get_space()
-            space.select_hyperslab((lo,), (len(rows),))
-            self._dataset.id.read(h5py.h5s.create_simple((len(rows),)), space, rows, self._type)
+            with reading(self._path):
+                space = self._dataset.id.get_space()
+                space.select_hyperslab((lo,), (len(rows),))
+                self._dataset.id.read(h5py.h5s.create_simple((len(rows),)), space, rows, self._type)
         rows.setflags(write=False)
         return rows
 

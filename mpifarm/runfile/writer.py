@@ -39,6 +39,7 @@ from mpifarm.runfile.format import (
     EXTENTS,
     FAILURES,
     ROW_TYPE,
+    ROWS_ATTRIBUTE,
     clip,
     create,
     explain,
@@ -246,6 +247,7 @@ class Writer:
 
     def _end(self) -> None:
         self._file.attrs.modify(ENDED_ATTRIBUTE, np.float64(time.time()))
+        self._file.attrs.modify(ROWS_ATTRIBUTE, np.int64(self.rows))
         self._flush()
 
     def _flush(self) -> None:

@@ -11,6 +11,7 @@ import mmap
 import zlib
 from collections import defaultdict
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -23,12 +24,24 @@ from mpifarm.errors import OutputError
 from mpifarm.runfile import format
 from mpifarm.runfile.codec import expand
 from mpifarm.runfile.exported import EXPORT_ATTRIBUTE
-from mpifarm.runfile.format import ATTEMPTS, BYTES, CHUNK_BYTES, EVENTS, EXTENTS, FAILURES, NODES, explain
+from mpifarm.runfile.format import (
+    ATTEMPTS,
+    BYTES,
+    CHUNK_BYTES,
+    EVENTS,
+    EXTENTS,
+    FAILURES,
+    NODES,
+    explain,
+    has_ended,
+    rows_at_end,
+)
 from mpifarm.runfile.parts import Counts, before
-from mpifarm.runfile.reader import BLOCK_ROWS, RunFile, open_run
+from mpifarm.runfile.reader import open_run
 from mpifarm.runfile.repairing.salvage import Arrays, Chunk
 from mpifarm.runfile.repairing.superblock import open_beneath
-from mpifarm.runfile.sweep import Sweep
+from mpifarm.runfile.sweep import Sweep, rowless
+from mpifarm.startup.limited import NeverBack, in_child, reading
 
 Rows = np.ndarray[Any, Any]
 Content = mmap.mmap | bytes
@@ -51,10 +64,14 @@ class Repaired(NamedTuple):
     damaged: dict[int, list[int]]
     rowless: list[int]
     notes: list[str]
+    worse: int = 0
+    """Attempts whose outputs the damaged file gives and this one does not."""
+    emptied: bool = False
+    """There is output, and there are no rows, though the file was closed or cannot say so."""
 
     @property
     def whole(self) -> bool:
-        return not self.lost_rows and not self.damaged
+        return not self.lost_rows and not self.damaged and not self.worse and not self.emptied
 
 
 def _sensible_attempts(rows: Rows) -> Rows:
@@ -101,7 +118,11 @@ class _Repair:
     def __init__(self, path: Path, content: Content, out: Path) -> None:
         self._path, self._content, self._out = path, content, out
         self._notes: list[str] = []
+        self._endless = False
+        """HDF5 does not come back from it."""
         attributes, nodes = self._description()
+        self._ended, self._rows_at_end = has_ended(attributes) or not attributes, rows_at_end(attributes)
+        self._end = float(attributes.pop(format.ENDED_ATTRIBUTE, "nan"))
         arrays = Arrays(content, _SIZE_BYTES)
         self._row_type = format.ROW_TYPE
         """That of the format of the file, which may be older."""
@@ -123,6 +144,12 @@ class _Repair:
         try:
             self._copy_pool()
             lost = {name: self._copy_table(name) for name in (EXTENTS, EVENTS, ATTEMPTS)}
+            rows = len(self._file[ATTEMPTS])
+            if rows < self._rows_at_end:
+                lost[ATTEMPTS] = disjoint([*lost[ATTEMPTS], (max(rows, self._first.rows), self._rows_at_end)])
+            self._file.attrs.modify(format.ENDED_ATTRIBUTE, np.float64(self._end))
+            if self._rows_at_end >= 0:
+                self._file.attrs.modify(format.ROWS_ATTRIBUTE, np.int64(self._rows_at_end))
             self._file.flush()
         except FAILURES as error:
             self._file.close()
@@ -133,35 +160,70 @@ class _Repair:
             sweep = Sweep(run, told)
             damaged: defaultdict[int, list[int]] = defaultdict(list)
             sound = sweep.sound()
-            rowless = self._rowless(run) if lost[ATTEMPTS] else []
+            emptied = self._ended and not run.rows and run.extents > 0
+            without = sorted(rowless(run)) if lost[ATTEMPTS] or emptied else []
             for number in np.flatnonzero(~sound).tolist():
                 row = run.attempt(number)
                 if row.lease:  # else it is lost, and told as such
                     damaged[row.job].append(row.task)
             rows = run.rows - sum(max(0, min(hi, run.rows) - lo) for lo, hi in lost[ATTEMPTS])
+            worse = 0 if self._endless else self._worse(sound)
         ordered = {job: sorted(set(tasks)) for job, tasks in sorted(damaged.items())}
-        return Repaired(rows, sweep.bytes, lost[ATTEMPTS], ordered, rowless, self._notes)
+        return Repaired(rows, sweep.bytes, lost[ATTEMPTS], ordered, without, self._notes, worse, emptied)
 
     def _description(self) -> tuple[dict[str, str], list[tuple[str, int, int]]]:
         """What the run wrote about itself, and its nodes, as far as HDF5 finds them."""
-        attributes, nodes = {}, []
-        file = open_beneath(self._content)
-        if file is None:
+        attributes: dict[str, str] = {}
+        nodes: list[tuple[str, int, int]] = []
+        try:
+            for name, value in in_child(self._attributes):
+                if value is None:
+                    self._notes.append(f"its attribute {name}")
+                else:
+                    attributes[name] = value
+        except NeverBack:
+            self._endless = True
+            self._notes.append("what the run wrote about itself, or a part of it")
+        if EXPORT_ATTRIBUTE in attributes:
+            raise OutputError(f"{self._path} is an export: make it again from the files of its runs")
+        if not attributes and not self._notes:
             self._notes.append("what the run wrote about itself")
-            return {}, []
-        with file:
-            if EXPORT_ATTRIBUTE in file.attrs:
-                raise OutputError(f"{self._path} is an export: make it again from the files of its runs")
+        with suppress(NeverBack):
+            nodes += in_child(self._nodes)
+        return {name: value for name, value in attributes.items() if name not in _OWN}, nodes
+
+    def _attributes(self) -> Iterator[tuple[str, str | None]]:
+        """Of the damaged file, one after the other; None: it cannot be read."""
+        with reading(self._path):
+            file = open_beneath(self._content)
+            if file is None:
+                return
             for name in _names(file):
                 try:
-                    attributes[name] = str(file.attrs[name])
+                    yield name, str(file.attrs[name])
                 except FAILURES:
-                    self._notes.append(f"its attribute {name}")
-            try:
-                nodes = [(name.decode("utf-8", "replace"), int(r), int(s)) for name, r, s in file[NODES][:]]
-            except FAILURES:
-                pass
-        return {name: value for name, value in attributes.items() if name not in _OWN}, nodes
+                    yield name, None
+
+    def _nodes(self) -> Iterator[tuple[str, int, int]]:
+        with reading(self._path):
+            file = open_beneath(self._content)
+            if file is not None:
+                yield from ((name.decode("utf-8", "replace"), int(r), int(s)) for name, r, s in file[NODES][:])
+
+    def _worse(self, sound: Rows) -> int:
+        """How many attempts have lost their outputs to the repair: tables are told apart by what makes sense."""
+
+        def found() -> Iterator[bytes]:
+            with open_run(self._path) as run:
+                yield Sweep(run).sound().tobytes()
+
+        try:
+            before = np.frombuffer(b"".join(in_child(found)), bool)
+        except NeverBack:
+            return 0
+        after = np.zeros(max(len(before), len(sound)), bool)
+        after[: len(sound)] = sound
+        return int(np.count_nonzero(before & ~after[: len(before)]))
 
     def _told_apart(self, arrays: list[Array]) -> dict[str, Array]:
         """Which array is which table, by what its chunks hold."""
@@ -248,19 +310,6 @@ class _Repair:
             lost += [(number * count + lo, number * count + hi) for lo, hi in _spans(blank[: len(rows)])]
         first = {ATTEMPTS: self._first.rows, EXTENTS: self._first.extents}.get(name, 0)
         return [(max(lo, first), hi) for lo, hi in disjoint(lost) if hi > first]
-
-    def _rowless(self, run: RunFile) -> list[int]:
-        """Tasks that wrote something and have no row."""
-
-        def keys(rows: Rows) -> set[tuple[int, int, int]]:
-            return set(zip(rows["lease"].tolist(), rows["task"].tolist(), rows["attempt"].tolist()))
-
-        wrote: set[tuple[int, int, int]] = set()
-        for lo in range(0, run.extents, BLOCK_ROWS):
-            wrote |= keys(run.extent_rows(lo, lo + BLOCK_ROWS))
-        for lo in range(0, run.rows, BLOCK_ROWS):
-            wrote -= keys(run.attempts(lo, lo + BLOCK_ROWS))
-        return sorted({task for _, task, _ in wrote if task})
 
 
 def _names(file: h5py.File) -> list[str]:
