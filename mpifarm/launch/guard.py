@@ -25,6 +25,8 @@ from collections.abc import Callable, Collection
 from pathlib import Path
 from typing import NoReturn
 
+from mpifarm.launch.stop_watch import StopSignals
+
 IGNORED_SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGUSR1, signal.SIGUSR2)
 """The rank decides what they mean; guardian and launcher follow the rank."""
 
@@ -35,13 +37,14 @@ Serve = Callable[[int, int], None]
 """The launcher's work: (descriptor of its link to the rank, descriptor that ends with the guardian)."""
 
 
-def fork_guarded(link_fd: int, serve: Serve) -> int:
+def fork_guarded(link_fd: int, serve: Serve, stops: StopSignals) -> int:
     """Fork the guardian, which forks the launcher, which runs `serve`. Returns the guardian's pid."""
+    rank = os.getpid()
     sys.stdout.flush()
     sys.stderr.flush()
     pid = os.fork()
     if not pid:
-        _leave_after(lambda: _guard(link_fd, serve))
+        _leave_after(lambda: _guard(link_fd, serve, stops, rank))
     return pid
 
 
@@ -56,13 +59,14 @@ def _leave_after(work: Callable[[], None]) -> NoReturn:
     os._exit(0)
 
 
-def _guard(link_fd: int, serve: Serve) -> None:
+def _guard(link_fd: int, serve: Serve, stops: StopSignals, rank: int) -> None:
     _become("mpifarm-guardian")
     watched, held = os.pipe()
     launcher = os.fork()
     if not launcher:
         _leave_after(lambda: _launch(link_fd, watched, serve))
-    _close_all_but(held)
+    _close_all_but(held, 2, stops.fileno())
+    stops.guard(rank)
     null = os.open("/dev/null", os.O_RDWR)
     for fd in (0, 1, 2):
         os.dup2(null, fd)

@@ -27,6 +27,7 @@ from mpifarm.launch.arena import Arena
 from mpifarm.launch.guard import fork_guarded, read_stat
 from mpifarm.launch.link import Link
 from mpifarm.launch.open_files import OpenFiles
+from mpifarm.launch.stop_watch import StopSignals
 from mpifarm.launch.strays import end_strays, mark_of
 from mpifarm.launch.watching import Watch
 
@@ -39,8 +40,10 @@ _PID_BYTES = 8
 class Launcher:
     """The rank's side."""
 
-    def __init__(self, guardian: int, pid: int, link: Link, arena_: Arena) -> None:
+    def __init__(self, guardian: int, pid: int, link: Link, arena_: Arena, stops: StopSignals) -> None:
         self.arena = arena_
+        self.stops = stops
+        """Of this rank, watched by the guardian."""
         self.guardian = guardian
         self.pid = pid
         """Of the launcher, a child of the guardian."""
@@ -106,9 +109,9 @@ def fork_launcher(
     started other ranks too, is ours: MPI starts together or waits for ever, and this process cannot look up from it.
     """
     ours, theirs = socket.socketpair()
-    shared = arena.create()
+    shared, stops = arena.create(), StopSignals()
     rank = Rank(os.getpid(), parent)
-    guardian = fork_guarded(theirs.fileno(), partial(serve, shared, rank, for_tasks))
+    guardian = fork_guarded(theirs.fileno(), partial(serve, shared, rank, for_tasks), stops)
     theirs.close()
     ours.settimeout(START_TIMEOUT_S)
     try:
@@ -118,7 +121,7 @@ def fork_launcher(
     if len(pid) < _PID_BYTES:
         ours.close()
         raise SiteError("the process that starts the tasks did not come up (its message, if any, is above)")
-    return Launcher(guardian, int.from_bytes(pid, "little"), Link(ours), shared)
+    return Launcher(guardian, int.from_bytes(pid, "little"), Link(ours), shared, stops)
 
 
 class Rank(NamedTuple):

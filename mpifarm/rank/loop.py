@@ -41,6 +41,7 @@ from mpifarm.core.protocol.actions import (
 from mpifarm.core.protocol.messages import Event, Exit, Message, Role, StopAsked
 from mpifarm.core.roles import DISPATCHER
 from mpifarm.launch.launcher import Launcher
+from mpifarm.launch.stop_watch import StopSignals
 from mpifarm.rank.comm import World
 from mpifarm.rank.file_door import FileDoor
 from mpifarm.rank.pack_door import PackDoor
@@ -100,6 +101,7 @@ class Loop:
         self._roles: dict[Role, Machine] = {}
         self._events: deque[tuple[Role, Any]] = deque()
         self._signals: deque[int] = deque()
+        self._stops: StopSignals | None = None
         self._held = False
         self._over = False
         self._rest = REST_S[0]
@@ -114,7 +116,12 @@ class Loop:
             self._epoll.register(launcher.fileno(), select.EPOLLIN)
         for number in STOP_SIGNALS:
             signal.signal(number, self._on_signal)
-        signal.set_wakeup_fd(inbox.wakeup_fd, warn_on_full_buffer=False)
+
+    def listen(self, stops: StopSignals) -> None:
+        """Signals wake the loop, and the guardian sees whether they did."""
+        self._stops = stops
+        self._epoll.register(stops.fileno(), select.EPOLLIN)
+        signal.set_wakeup_fd(stops.wakeup_fd, warn_on_full_buffer=False)
 
     def carry(self, role: Role, machine: Machine) -> None:
         self._roles[role] = machine
@@ -155,6 +162,8 @@ class Loop:
             self._deliver(message)
         if self._inbox.fileno() in ready:
             self._events.extend(self._inbox.take())
+        if self._stops is not None and self._stops.fileno() in ready:
+            self._stops.take()
         while self._signals:
             self._perform(Send(DISPATCHER, StopAsked(self._signals.popleft(), self._world.rank)))
         if self._launcher is None or self._held:

@@ -50,11 +50,6 @@ class Inbox:
     def fileno(self) -> int:
         return self._read
 
-    @property
-    def wakeup_fd(self) -> int:
-        """A byte written here wakes the loop (for `signal.set_wakeup_fd`)."""
-        return self._write
-
     def post(self, role: Role, event: object) -> None:
         self._events.append((role, event))
         try:

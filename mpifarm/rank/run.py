@@ -148,7 +148,7 @@ def _work(world: World, launcher: Launcher, interrupts: Interrupts, plan: Plan, 
     limits = Limits(queue_timeout_s=session.options.queue_timeout_s) if session else Limits()
     rank, roles = world.rank, plan.roles
     leads = roles.leader_of(rank) == rank
-    if not leads:
+    if not leads and rank != roles.recorder:  # whose guardian sees whether HDF5 comes back
         launcher.close()
     seen = None
     if rank == roles.recorder:
@@ -165,6 +165,7 @@ def _work(world: World, launcher: Launcher, interrupts: Interrupts, plan: Plan, 
     pack_door = PackDoor(launcher.arena, shared, plan.compress, inbox, on_bug) if leads else None
     file_door = FileDoor(limits, seen, inbox, on_bug) if rank == roles.recorder else None
     loop = Loop(world, inbox, launcher if leads else None, queue_door, pack_door, file_door, session or Silent())
+    loop.listen(launcher.stops)
     if interrupts.seen:
         loop.stop_soon()
     if file_door is not None:
