@@ -65,11 +65,12 @@ def _guard(link_fd: int, serve: Serve, stops: StopSignals, rank: int) -> None:
     launcher = os.fork()
     if not launcher:
         _leave_after(lambda: _launch(link_fd, watched, serve))
-    _close_all_but(held, 2, stops.fileno())
+    _close_all_but(0, 1, 2, held, stops.fileno())
     stops.guard(rank)
     null = os.open("/dev/null", os.O_RDWR)
     for fd in (0, 1, 2):
         os.dup2(null, fd)
+    os.close(null)
     while os.wait()[0] != launcher:
         pass
     kill_children()

@@ -68,6 +68,22 @@ def faulty(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return made
 
 
+@pytest.mark.parametrize("ranks", [1, 3])
+def test_there_is_no_room_for_the_file(farm: Farm, faulty: Path, ranks: int) -> None:
+    """Kind: a run that cannot begin, on a full disk. A sentence, and the queue is as it was."""
+    farm.submit(["echo never", "echo early"])
+    during = farm.cwd / "during"
+    during.touch()
+    shim = {"LD_PRELOAD": str(faulty), "FAULTY_WHILE": str(during), "FAULTY_SHARE": "1", "FAULTY_ERRNO": "28"}
+    _, said = farm.run("run", ranks=ranks, code=5, environ=shim)
+    assert "cannot create run file" in said and "make room" in said and "Traceback" not in said, said
+    assert not list(farm.cwd.glob("*.h5"))
+    assert [(task["state"], task["attempts"]) for task in farm.tasks()] == [("pending", 0)] * 2
+    during.unlink()
+    farm.run("run", ranks=ranks, environ=shim)
+    assert farm.output("1-2") == b"never\nearly\n"
+
+
 @pytest.mark.torture
 @pytest.mark.parametrize("number", [errno.ENOSPC, errno.EDQUOT, errno.EIO], ids=["no space", "quota", "error"])
 @pytest.mark.parametrize("ranks", [1, 3])
