@@ -21,6 +21,7 @@ from mpifarm.runfile.reader import BLOCK_ROWS, RunFile
 Bools = np.ndarray[Any, np.dtype[np.bool_]]
 Ints = np.ndarray[tuple[int, ...], np.dtype[np.int64]]
 Rows = np.ndarray[Any, Any]
+Key = tuple[int, int, int]
 
 SPAN = BLOCK_ROWS
 """An attempt whose extents lie further apart wrote over a long time."""
