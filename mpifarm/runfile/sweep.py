@@ -13,6 +13,7 @@ from typing import Any
 
 import numpy as np
 
+from mpifarm.core.model import AttemptKey
 from mpifarm.core.row import HAS_CONTENTS, STDERR, STDERR_CUT, STDOUT, STDOUT_CUT
 from mpifarm.errors import OutputError
 from mpifarm.runfile.captures import everything
@@ -21,7 +22,6 @@ from mpifarm.runfile.reader import BLOCK_ROWS, RunFile
 Bools = np.ndarray[Any, np.dtype[np.bool_]]
 Ints = np.ndarray[tuple[int, ...], np.dtype[np.int64]]
 Rows = np.ndarray[Any, Any]
-Key = tuple[int, int, int]
 
 SPAN = BLOCK_ROWS
 """An attempt whose extents lie further apart wrote over a long time."""
@@ -222,7 +222,7 @@ def rowless(run: RunFile) -> set[int]:
     """Tasks that wrote something and have no row: it is lost, or they had not ended. Raises OutputError."""
 
     def keys(rows: Rows) -> set[AttemptKey]:
-        return set(zip(rows["lease"].tolist(), rows["task"].tolist(), rows["attempt"].tolist()))
+        return set(map(AttemptKey, rows["lease"].tolist(), rows["task"].tolist(), rows["attempt"].tolist()))
 
     wrote: set[AttemptKey] = set()
     for lo in range(0, run.extents, BLOCK_ROWS):
