@@ -15,6 +15,7 @@ The low version bound is v110, the first with SWMR, so that tools older than our
 from __future__ import annotations
 
 import ctypes
+import errno
 import os
 import re
 from collections.abc import Mapping, Sequence
@@ -137,7 +138,7 @@ def create(
     file: h5py.File | None = None
     try:
         if not made:
-            Path(path).parent.mkdir(parents=True, exist_ok=True)
+            _make_directory(Path(path).parent)
         descriptor = os.open(path, os.O_WRONLY | os.O_CLOEXEC | (0 if made else os.O_CREAT | os.O_EXCL), 0o600)
     except OSError as error:
         raise explain(path, "create", error) from error
@@ -238,6 +239,14 @@ def rows_at_end(attributes: Mapping[str, str]) -> int:
 def clip(text: str, field: np.dtype[Any]) -> bytes:
     """`text` in UTF-8, cut to the width of `field` between two characters."""
     return text.encode("utf-8", "replace")[: field.itemsize].decode("utf-8", "ignore").encode()
+
+
+def _make_directory(folder: Path) -> None:
+    """Raises OSError, NotADirectoryError where it is something else."""
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except FileExistsError as error:
+        raise NotADirectoryError(errno.ENOTDIR, os.strerror(errno.ENOTDIR), folder) from error
 
 
 def _sync_directory(directory: Path) -> None:

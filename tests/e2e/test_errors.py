@@ -83,6 +83,7 @@ def test_a_task_does_not_see_the_dsn_of_its_run(farm: Farm) -> None:
 
 def test_unwritable_output_directory(farm: Farm) -> None:
     farm.submit(["true"])
+    (farm.cwd / "nowhere").write_text("a file")
     missing = str(farm.cwd / "nowhere" / "deep")
     assert missing in _wrong(farm, "run", "--output", missing, code=5, ranks=2)
     assert farm.report()["tasks"]["pending"] == 1
