@@ -88,7 +88,8 @@ def main() -> int:
         except KeyboardInterrupt:
             return INTERRUPTED
 
-    if argv[:1] and argv[0] in READING:
+    # Who follows waits for files that are being written, and is left by Ctrl-C or by whoever reads it.
+    if argv[:1] and argv[0] in READING and not {"-f", "--follow"} & set(argv):
         from mpifarm.startup.limited import watched
 
         return watched(command)

@@ -15,6 +15,7 @@ import pytest
 from mpifarm.core.job.policy import Policy, RetryRule
 from mpifarm.core.model import FailureClass, JobId, Parent, Part, RunId, TaskText
 from mpifarm.core.needs import Needs
+from mpifarm.core.plural import counted
 from mpifarm.core.protocol.facts import Terms
 from mpifarm.queue.client import Client
 from mpifarm.server.dsn import Dsn
@@ -68,7 +69,7 @@ def test_cancel_of_a_job_that_runs(farm: Farm, pg_dsn: Dsn, ranks: int, nodes: i
     assert not task_processes(f"sleep\0{seconds}")
     (farm.cwd / "go").touch()
     out, said = farm.finish(run)
-    assert f"{ranks} ranks, {nodes} nodes" in said and "cancelled, as ordered" in said
+    assert f"{counted(ranks, 'rank')}, {counted(nodes, 'node')}" in said and "cancelled, as ordered" in said
     assert b"1 succeeded, 0 failed, %d cancelled" % (3 if nodes == 1 else 5) in out
     assert (farm.cwd / "never").exists() is (nodes > 1)
     assert farm.output("1", "doomed") == b"begun\n"

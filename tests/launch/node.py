@@ -159,6 +159,8 @@ class OneNode:
 
     def close(self) -> None:
         self.launcher.close()
+        for fd in (self.launcher.stops.fileno(), self.launcher.stops.wakeup_fd):
+            os.close(fd)  # a rank ends with them; this process goes on
 
     def _take(self, message: LinkMessage) -> None:
         match message:

@@ -258,7 +258,7 @@ def test_a_signal_hides_the_exit_code(world: PostgresWorld) -> None:
     (line,) = world.client.tasks(job)
     assert (line.failure, line.exit_code, line.signal) == ("signal", None, 11)
     (failure,) = world.client.failures(job)
-    assert failure == ("signal", 1, 1, None, 11, None)
+    assert failure == ("signal", 1, 1, None, 11, None, None)
 
 
 def test_a_clock_set_back_costs_nobody_a_result(world: PostgresWorld) -> None:

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 
 from mpifarm.commands.answer import say
 from mpifarm.commands.meant import choose
+from mpifarm.core.plural import counted
 
 if TYPE_CHECKING:
     from mpifarm.queue.client import Client
@@ -18,7 +19,7 @@ if TYPE_CHECKING:
 def count(client: Client, selector: str, *, as_json: bool) -> None:
     jobs = [job for job, _ in choose(client, selector)]
     objects = [{"name": job.name, "tasks": job.total} for job in jobs]
-    say(objects, (f"{job.name}: {job.total:,} tasks" for job in jobs), as_json)
+    say(objects, (f"{job.name}: {counted(job.total, 'task')}" for job in jobs), as_json)
 '''
 }
 
