@@ -83,6 +83,7 @@ class OneNode:
         self.cwd = os.fsencode(cwd)
         self.launcher = fork_launcher()
         self.launcher.send(Setup("node7", 0, cpus or tuple(os.sched_getaffinity(0)), slots))
+        self._open_fds = [self.launcher.stops.fileno(), self.launcher.stops.wakeup_fd]
         self.ended: dict[int, Whole] = {}
         """By task number."""
         self._told: dict[tuple[int, int], tuple[int, int]] = {}
@@ -159,8 +160,8 @@ class OneNode:
 
     def close(self) -> None:
         self.launcher.close()
-        for fd in (self.launcher.stops.fileno(), self.launcher.stops.wakeup_fd):
-            os.close(fd)  # a rank ends with them; this process goes on
+        while self._open_fds:
+            os.close(self._open_fds.pop())  # a rank ends with them; this process goes on
 
     def _take(self, message: LinkMessage) -> None:
         match message:
