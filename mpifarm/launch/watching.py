@@ -198,6 +198,7 @@ class Watch:
             self._finish(now)
         if self._reader.held:
             return
+        self._ways.resume()
         take, cells = self._launching.take, self._cells
         while self._refused and not cells.low:
             refused = self._refused.popleft()

@@ -158,6 +158,16 @@ def test_large_values_and_a_call_that_is_asked_much(users: Farm) -> None:
         assert [value for _, value in job.values()] == [3_000_000, 2_000_000]
 
 
+def test_values_larger_than_all_room_for_output_wait_for_it(users: Farm) -> None:
+    """Kind: who waits for room is woken when there is some, whether or not others have something to say."""
+    import users as theirs
+
+    mpifarm.map(theirs.array, [24_000_000] * 2, name="huge")
+    users.run("run", "--cpus", "2", ranks=2)
+    with mpifarm.open_job("huge") as job:
+        assert [value["grid"].size for _, value in job.values()] == [24_000_000] * 2
+
+
 def test_a_run_that_is_killed_leaves_no_interpreter(users: Farm) -> None:
     import users as theirs
 

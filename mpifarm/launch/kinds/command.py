@@ -37,6 +37,9 @@ class Commands:
     def ready(self, descriptor: int, now: float) -> bool:  # noqa: ARG002 - it has none
         return False
 
+    def resume(self) -> None:
+        pass
+
     def leave(self, seat: Seat) -> None:
         pass
 

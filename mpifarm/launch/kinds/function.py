@@ -166,9 +166,11 @@ class Functions:
             self._epoll.modify(descriptor, 0)
         else:
             self._exchange(found, found.attempt, now)
+        return True
+
+    def resume(self) -> None:
         while self._paused and not self._output.low:
             self._watch(self._paused.pop())
-        return True
 
     def _exchange(self, found: _Interpreter, attempt: Running, now: float) -> None:
         """Send and receive what can be."""

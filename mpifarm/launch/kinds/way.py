@@ -97,5 +97,8 @@ class Way(Protocol):
     def ready(self, descriptor: int, now: float) -> bool:
         """Whether the descriptor is its own; then what is ready there has been dealt with."""
 
+    def resume(self) -> None:
+        """There may be room again for what waits for it."""
+
     def leave(self, seat: Seat) -> None:
         """Something else is to run in the seat, or its pipes are not as they were made: nothing that stays may."""

@@ -56,6 +56,11 @@ class Ways:
         """As `Way.ready`."""
         return any(way.ready(descriptor, now) for way in self._ways.values())
 
+    def resume(self) -> None:
+        """As `Way.resume`."""
+        for way in self._ways.values():
+            way.resume()
+
     def leave(self, seat: Seat) -> None:
         """As `Way.leave`."""
         for way in self._ways.values():
