@@ -18,7 +18,7 @@ from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from mpifarm.calls.call import NotACallError, Sender
+from mpifarm.calls.call import NotACallError, Senders
 from mpifarm.core.model import JobId, Kind, Part, TaskText
 from mpifarm.core.needs import Needs
 from mpifarm.core.protocol.facts import Terms
@@ -75,7 +75,7 @@ class Executor(concurrent.futures.Executor):
         self._wake = threading.Event()
         self._new: deque[tuple[bytes, concurrent.futures.Future[Any]]] = deque()
         self._closed = self._cancelling = False
-        self._senders: dict[int, tuple[Callable[..., Any], Sender]] = {}
+        self._senders = Senders()
         self._local = local
         self._keeper = _Keeper(self)
         self._thread = threading.Thread(target=self._keeper.work, name="mpifarm.Executor", daemon=True)
@@ -85,7 +85,7 @@ class Executor(concurrent.futures.Executor):
         """Queue one call. What cannot be sent becomes the future's exception. Raises RuntimeError after shutdown."""
         future: concurrent.futures.Future[Any] = concurrent.futures.Future()
         try:
-            body = self._sender(fn).body(args, kwargs)
+            body = self._senders.body(fn, args, kwargs)
         except NotACallError as error:
             with self._lock:
                 self._refuse_closed()
@@ -142,15 +142,6 @@ class Executor(concurrent.futures.Executor):
         if self._closed:
             raise RuntimeError("cannot schedule new futures after shutdown")
 
-    def _sender(self, function: Callable[..., Any]) -> Sender:
-        """Looked at once for the same function."""
-        known = self._senders.get(id(function))
-        if known is None or known[0] is not function:
-            if len(self._senders) > 1000:
-                self._senders.clear()
-            known = self._senders[id(function)] = function, Sender(function)
-        return known[1]
-
 
 class _Keeper:
     """What the thread of an executor does: it alone speaks to the queue."""
@@ -189,10 +180,8 @@ class _Keeper:
             added = self._add(queue)
             if run is None and executor._local and self._job is not None:
                 run = stack.enter_context(_run_here(executor._local, self._job, executor._dsn))
-            if executor._cancelling:
-                self._cancel(queue, [number for number, future in self._futures.items() if future.cancel()])
-            else:
-                self._cancel(queue, [number for number, future in self._futures.items() if future.cancelled()])
+            leaves = concurrent.futures.Future.cancel if executor._cancelling else concurrent.futures.Future.cancelled
+            self._cancel(queue, [number for number, future in self._futures.items() if leaves(future)])
             ended = self._look(stack)
             if executor._closed and not self._futures and not executor._new:
                 return
@@ -208,10 +197,10 @@ class _Keeper:
             batch: list[tuple[bytes, concurrent.futures.Future[Any]]] = []
             while executor._new and len(batch) < AT_ONCE:
                 body, future = executor._new.popleft()
-                if not future.cancelled():
+                if future.cancelled():
+                    future.set_running_or_notify_cancel()  # which tells those that wait for several
+                else:
                     batch.append((body, future))
-                elif not future.done():
-                    future.set_running_or_notify_cancel()
             if not batch:
                 break
             for number, (_, future) in enumerate(batch, self._tasks + 1):

@@ -13,7 +13,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple, TypedDict
 
-from mpifarm.calls.call import NotACallError, Sender
+from mpifarm.calls.call import NotACallError, Senders
 from mpifarm.core.model import Kind, Limits, Part, TaskText
 from mpifarm.core.needs import Needs
 from mpifarm.errors import UsageError
@@ -232,11 +232,11 @@ def _parts(commands: Iterable[str | bytes | Command | Call], needs: Needs, tell:
     from mpifarm.intake.taskfile import check_command
 
     def read() -> Iterator[Unsettled]:
-        shell, calls = ShellLines("commands"), _Calls()
+        shell, senders = ShellLines("commands"), Senders()
         variables = ForeignVariables("commands", tell)
         for number, given in enumerate(commands, 1):
             if isinstance(given, Call):
-                yield Unsettled(number, TaskText(calls.body(given, number)), needs, {}, Kind.FUNCTION)
+                yield Unsettled(number, TaskText(_call(senders, given, number)), needs, {}, Kind.FUNCTION)
                 continue
             one = given if isinstance(given, Command) else Command(given)
             text = _bytes(one.command, number)
@@ -250,19 +250,11 @@ def _parts(commands: Iterable[str | bytes | Command | Call], needs: Needs, tell:
     return settled_parts(Naming("commands", "command", keep=True).settle(read()))
 
 
-class _Calls:
-    """Bodies of calls; a function is looked at once as long as it is the same as before."""
-
-    def __init__(self) -> None:
-        self._sender: tuple[Callable[..., Any], Sender] | None = None
-
-    def body(self, call: Call, number: int) -> bytes:
-        try:
-            if self._sender is None or self._sender[0] is not call.function:
-                self._sender = call.function, Sender(call.function)
-            return self._sender[1].body(call.args, call.kwargs)
-        except NotACallError as error:
-            raise UsageError(f"commands:{number}: {error}") from None
+def _call(senders: Senders, call: Call, number: int) -> bytes:
+    try:
+        return senders.body(call.function, call.args, call.kwargs)
+    except NotACallError as error:
+        raise UsageError(f"commands:{number}: {error}") from None
 
 
 def _bytes(command: object, number: int) -> bytes:

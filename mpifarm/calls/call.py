@@ -15,6 +15,7 @@ import json
 import pickle
 import re
 from collections.abc import Callable, Mapping, Sequence
+from math import isfinite
 from typing import Any, NamedTuple
 
 _PATH = re.compile(r"[^\W\d]\w*(\.[^\W\d]\w*)*:[^\W\d]\w*(\.[^\W\d]\w*)*")
@@ -64,6 +65,25 @@ class Sender:
             return _joined(self._path, args, kwargs).encode()
         pickled = base64.b64encode(_pickled((self._pickled, tuple(args), dict(kwargs)), self._name)).decode()
         return f"{self._name} {_PICKLE}{pickled}".encode()
+
+
+class Senders:
+    """Makes bodies of calls of any function, and looks at each once."""
+
+    _MOST = 1000
+
+    def __init__(self) -> None:
+        self._known: dict[int, tuple[Callable[..., Any], Sender]] = {}
+        """By `id`, since not everything that can be called can be a key; the function is held so that it stays it."""
+
+    def body(self, function: Callable[..., Any], args: Sequence[Any], kwargs: Mapping[str, Any]) -> bytes:
+        """As `Sender.body`."""
+        known = self._known.get(id(function))
+        if known is None:
+            if len(self._known) >= self._MOST:
+                self._known.clear()
+            known = self._known[id(function)] = function, Sender(function)
+        return known[1].body(args, kwargs)
 
 
 def _shown(function: Callable[..., Any]) -> str:
@@ -150,7 +170,7 @@ def exact_json(value: Any) -> bool:
     if value is None or kind in (bool, int, str):
         return kind is not str or _is_unicode(value)
     if kind is float:
-        return bool(value == value and value not in (float("inf"), float("-inf")))
+        return isfinite(value)
     if kind is list:
         return all(map(exact_json, value))
     return kind is dict and all(type(key) is str and _is_unicode(key) and exact_json(value[key]) for key in value)

@@ -75,9 +75,7 @@ def expand_arguments(asked: Expansion, needs: Needs, stdin: BinaryIO, tell: Tell
     first_mark = next((i for i, word in enumerate(words) if word in MARKS), len(words))
     command = [os.fsencode(word) for word in words[:first_mark]]
     marked = words[first_mark:]
-    options = (asked.array, asked.each_line, asked.from_json)
-    if len([option for option in options if option is not None]) + bool(marked) > 1:
-        raise UsageError("only one of --array, --each-line, --from-json and ::: can be used at once")
+    check_sources(asked, marked)
     if not b"".join(command).strip():
         if not marked:
             raise UsageError("there is no command: write it after --")
@@ -130,6 +128,13 @@ def _judged(tasks: Iterable[TaskText], variables: ForeignVariables) -> Iterator[
         variables.look(task.body, number)
         yield task
     shell.check()
+
+
+def check_sources(asked: Expansion, marked: Sequence[str]) -> None:
+    """Raises UsageError for values from two places; `marked`: those after `:::` and the like."""
+    options = (asked.array, asked.each_line, asked.from_json)
+    if len([option for option in options if option is not None]) + bool(marked) > 1:
+        raise UsageError("only one of --array, --each-line, --from-json and ::: can be used at once")
 
 
 def check_count(array: str) -> None:

@@ -14,7 +14,17 @@ from mpifarm.calls.call import NotACallError, by_path
 from mpifarm.core.model import Kind, Part, TaskText
 from mpifarm.core.needs import Needs
 from mpifarm.errors import UsageError
-from mpifarm.intake.expand import MARKS, Expansion, check_count, combined, in_parts, not_blank, opened, parse_sources
+from mpifarm.intake.expand import (
+    MARKS,
+    Expansion,
+    check_count,
+    check_sources,
+    combined,
+    in_parts,
+    not_blank,
+    opened,
+    parse_sources,
+)
 from mpifarm.intake.json_values import values
 from mpifarm.intake.replacement import Template, Values
 from mpifarm.intake.told import Tell
@@ -29,9 +39,7 @@ def expand_calls(function: str, asked: Expansion, needs: Needs, stdin: BinaryIO,
             f"--function {function} is what runs; {words[0]!r} would be a command: values stand after :::, as in"
             f" mpifarm submit --function {function} ::: a b c"
         )
-    options = (asked.array, asked.each_line, asked.from_json)
-    if len([option for option in options if option is not None]) + bool(words) > 1:
-        raise UsageError("only one of --array, --each-line, --from-json and ::: can be used at once")
+    check_sources(asked, words)
     try:
         by_path(function)
     except NotACallError as error:

@@ -1,9 +1,10 @@
 """The loop of the launcher process: starts the tasks of a node, reads their output, reports how they ended.
 
 It sleeps in epoll on: the link to its rank, SIGCHLD and stops from outside (as a signalfd: no handler, no interrupted
-calls), the guardian's pipe, and the pipes that `mpifarm.launch.streams` watches. When cells of the arena run low, or
-the rank does not take what it is told, reading and starting stop: a flood slows its task and grows nobody's memory.
-What to start and what to end decides `mpifarm.core.launcher.launching`. Must never import anything heavy, nor MPI.
+calls), the guardian's pipe, the pipes that `mpifarm.launch.streams` watches, and what a way of `kinds` does. When
+cells of the arena run low, or the rank does not take what it is told, reading and starting stop: a flood slows its
+task and grows nobody's memory. What to start and what to end decides `mpifarm.core.launcher.launching`. Must never
+import anything heavy, nor MPI.
 """
 
 from __future__ import annotations

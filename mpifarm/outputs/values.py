@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import importlib
 import json
 import pickle
 from collections.abc import Callable, Iterable, Mapping
 from math import isfinite
 from typing import TYPE_CHECKING, Any, BinaryIO
 
+from mpifarm.calls.call import load
 from mpifarm.calls.value import EXCEPTION, TREE
 from mpifarm.errors import FarmError, OutputError
 from mpifarm.outputs.streams_of_tasks import each_attempt
@@ -166,10 +166,7 @@ class _Decoding:
         """Itself, when code of whoever wrote it may run; else its fields."""
         if not self._unpickle:
             return Record(kind, fields)
-        module, _, name = kind.partition(":")
-        found: Any = importlib.import_module(module)
-        for step in name.split("."):
-            found = getattr(found, step)
+        found: Any = load(kind)
         if issubclass(found, tuple):
             return found(**fields)
         made = object.__new__(found)
