@@ -42,11 +42,11 @@ FOR_EVER = "1000d"
 """As --idle-exit takes it."""
 
 
-class Cancelled(FarmError):
+class TaskCancelled(FarmError):
     """Its task was cancelled in the queue, or its job was dropped."""
 
 
-class Failed(FarmError):
+class CallFailed(FarmError):
     """The call ended its interpreter, or was ended; `failure` says how."""
 
     def __init__(self, failure: str, said: str) -> None:
@@ -243,10 +243,10 @@ class _Keeper:
         assert self._opened is not None
         try:
             if task.state == "cancelled":
-                raise Cancelled(f"task {task.task} of job {task.job} was cancelled")
+                raise TaskCancelled(f"task {task.task} of job {task.job} was cancelled")
             if task.state == "failed" and task.failure != "exception":
                 how = f"exit code {task.exit_code}" if task.exit_code else f"signal {task.signal}"
-                raise Failed(task.failure, f"task {task.task} of job {task.job} failed: {task.failure} ({how})")
+                raise CallFailed(task.failure, f"task {task.task} of job {task.job} failed: {task.failure} ({how})")
             value = self._opened.value(task, unpickle=True)
         except BaseException as error:
             future.set_exception(error)

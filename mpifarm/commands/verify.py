@@ -140,8 +140,8 @@ class Proving:
 
 
 def damaged_rows(path: Path, told: Callable[[int], None]) -> tuple[int, list[tuple[str, str]]]:
-    """Of a run file by itself: how many attempts it holds, and (tasks, why) of those whose output is not what they
-    wrote. Raises OutputError when it cannot be opened."""
+    """Looks at a run file by itself: returns how many attempts it holds, and (tasks, why) of those whose output is not
+    what they wrote. Raises OutputError when it cannot be opened."""
     from mpifarm.runfile.format import has_ended, rows_at_end
     from mpifarm.runfile.reader import open_run
     from mpifarm.runfile.sweep import Sweep, rowless
@@ -180,7 +180,7 @@ def verify(source: Source, jobs: Iterable[JobSummary], told: Callable[[int], Non
 
 
 def verify_file(path: Path, told: Callable[[int], None], *, as_json: bool) -> int:
-    """As `verify`, for a run file by itself."""
+    """Does for a run file by itself what `verify` does for jobs."""
     count, damaged = damaged_rows(path, told)
     if as_json:
         found = [{"tasks": tasks, "why": why} for tasks, why in damaged]

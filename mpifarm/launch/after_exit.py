@@ -44,7 +44,7 @@ TICK_WAIT_S = 0.001
 
 
 class _Wishes(NamedTuple):
-    """Of a job that is not served by the common way."""
+    """Says what a job wants that is not served by the common way."""
 
     job: JobText
     keep: Keep
@@ -110,7 +110,7 @@ class Closing:
 
     @property
     def low(self) -> bool:
-        """As of the outbox."""
+        """The outbox is."""
         return self._outbox.low
 
     def read(self, attempt: AttemptKey, stream: Stream, now: float) -> int:

@@ -27,7 +27,7 @@ class Concluding:
         self._memory_killer = MemoryKiller()
 
     def processes(self, ended: Sequence[EndedProcess]) -> Iterator[Concluded]:
-        """Of attempts whose processes have ended."""
+        """Concludes attempts whose processes have ended, in order."""
         if ended:
             ours_kib = own_peak_kib()
             for process in ended:
@@ -52,7 +52,7 @@ class Concluding:
         return row, err.tail if state == State.FAILED else b""
 
     def never_begun(self, running: Running, stderr: bytes) -> Concluded:
-        """Of an attempt that never became a process; `stderr` says why."""
+        """Concludes an attempt that never became a process; `stderr` says why."""
         block, at = running.block, time.time()
         state, failure, exit_code, signal = unlaunched(running.killed_for)
         row = AttemptRow(

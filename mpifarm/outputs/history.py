@@ -94,12 +94,13 @@ def work_of(rows: Rows, lost: Bools) -> Work:
 
 
 def accounting_of(run: RunLine, slots: Sequence[int]) -> Accounting:
-    """Of a run that is over, on nodes with so many slots; a run that ended without a word did so at its last beat."""
+    """Begins the account of a run that is over, on nodes with so many slots; one that ended without a word did so at
+    its last beat."""
     return Accounting(slots, run.started, run.ended if run.ended is not None else run.beat)
 
 
 def accounts(client: Source, wanted: Iterable[RunId]) -> dict[RunId, Account]:
-    """Of those of these runs that are over and whose files can be read here."""
+    """Accounts for those of these runs that are over and whose files can be read here."""
     exported = exported_accounts(client)
     if exported is not None:
         return exported

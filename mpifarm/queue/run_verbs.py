@@ -88,7 +88,7 @@ class PostgresQueue:
             return tuple(dict.fromkeys(called(connection, selector)[1] for selector in selectors))
 
     def unmatched(self, tags: Sequence[str]) -> list[str]:
-        """Those of these words of `RunInfo.tags` that fit no job now."""
+        """Returns those of these words of `RunInfo.tags` that fit no job now."""
         with self._database.using() as connection:
             return [word for (word,) in connection.execute(SQL["unmatched"], {"tags": list(tags)})]
 
@@ -264,7 +264,7 @@ class PostgresQueue:
     def _late(
         self, connection: Connection, batch: Batch, returned: list[Return], gone: set[LeaseId]
     ) -> frozenset[LeaseId]:
-        """Of leases that are gone: those of which something in the batch is not recorded."""
+        """Returns those leases that are gone and of which something in the batch is not recorded."""
         if not gone:
             return frozenset()
         # A statement of its own: it must see what the same batch, sent before, committed meanwhile.

@@ -47,7 +47,7 @@ NOTHING = Offer()
 
 
 def find_offer(environ: Mapping[str, str], *, root: Path = _ROOT) -> Offer:
-    """Of this process. `root`: where /proc, /sys and /dev are."""
+    """Looks at what this process may use. `root`: where /proc, /sys and /dev are."""
     memory = _memory_bytes(environ, root)
     gpus, variable = _gpus(environ, root)
     return Offer(memory - min(memory // RESERVE_SHARE, RESERVE_BYTES_MAX), gpus, variable)
@@ -66,7 +66,7 @@ def _memory_bytes(environ: Mapping[str, str], root: Path) -> int:
 
 
 def _group_limits(root: Path) -> list[int]:
-    """Of the control groups of this process, versions 1 and 2, up to their roots."""
+    """Gathers what the control groups of this process, versions 1 and 2, allow, up to their roots."""
     limits: list[int] = []
     try:
         lines = (root / "proc/self/cgroup").read_text().splitlines()

@@ -15,7 +15,7 @@ from typing import NamedTuple
 
 
 class Limits(NamedTuple):
-    """Of a gate."""
+    """Limits what a gate gives to those who have not shown a password yet."""
 
     connections: int = 90
     """A little less than Postgres takes: this user on this host must still get in."""
@@ -53,7 +53,7 @@ class Greeting:
         return data
 
     def hang_up(self) -> None:
-        """From another thread; its own sees the end of the connection."""
+        """Ends it from another thread; its own sees the end of the connection."""
         try:
             socket.socket.shutdown(self.wire, socket.SHUT_RDWR)  # that of TLS would wait for its thread
         except OSError:

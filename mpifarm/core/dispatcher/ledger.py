@@ -205,7 +205,7 @@ class Ledger:
                     yield lease, task, dealt.block
 
     def first_dealt(self, rank: int, cpus: int) -> set[LeasedTask]:
-        """Of what a leader holds, as much as so many cores run at once: a node begins in the order it was dealt."""
+        """Returns as much of what a leader holds as so many cores run at once: a node begins in the order of deals."""
         first: set[LeasedTask] = set()
         for _, task, block in self._in_hand(rank):
             if cpus <= 0:
@@ -312,7 +312,7 @@ def _cancelled(outcome: Outcome) -> Outcome:
 
 
 def _lost_row(block: Block, task: int, node: int, now: float) -> AttemptRow:
-    """Of an attempt that left none: lost with its node for the last time it may be."""
+    """Makes the row of an attempt that left none: lost with its node for the last time it may be."""
     return AttemptRow(
         lease=block.lease, job=block.job, task=task, attempt=block.attempt, state=int(State.FAILED),
         failure=int(FailureClass.LOST), exit_code=-1, signal=0, node=node, slot=0, cpus=block.needs.cpus,

@@ -35,7 +35,7 @@ class Ways:
         self._orphans = Orphans()
 
     def start(self, attempt: Running, seat: Seat) -> Handle:
-        """As `Way.start`."""
+        """Starts an attempt in the way of its kind; see `Way.start`."""
         way = self._ways.get(attempt.block.kind)
         if way is None:
             raise NotLaunchedError(
@@ -49,20 +49,20 @@ class Ways:
         return handle
 
     def signal(self, handle: Handle, number: int) -> None:
-        """As `Way.signal`."""
+        """Signals through the way that started it; see `Way.signal`."""
         self._running[handle][0].signal(handle, number)
 
     def ready(self, descriptor: int, now: float) -> bool:
-        """As `Way.ready`."""
+        """Asks each way whether the descriptor is its own; see `Way.ready`."""
         return any(way.ready(descriptor, now) for way in self._ways.values())
 
     def resume(self) -> None:
-        """As `Way.resume`."""
+        """Tells all ways; see `Way.resume`."""
         for way in self._ways.values():
             way.resume()
 
     def leave(self, seat: Seat) -> None:
-        """As `Way.leave`."""
+        """Tells all ways; see `Way.leave`."""
         for way in self._ways.values():
             way.leave(seat)
 
