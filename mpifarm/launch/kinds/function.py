@@ -71,9 +71,9 @@ class _Interpreter:
     def receive(self, take: Callable[[bytes], None]) -> bool:
         """Take what has come of an answer; whether that was all of it."""
         taken = 0
-        while taken < RECEIVED_AT_ONCE:
-            if self.answer is not None and len(self.received) >= self.answer.contents_bytes and not self.values_left:
-                return True
+        while not self._whole():
+            if taken >= RECEIVED_AT_ONCE:
+                return False
             try:
                 piece = self.sock.recv(self._wanted())
             except BlockingIOError:
@@ -93,7 +93,12 @@ class _Interpreter:
                 self.answer = Answer._make(ANSWER.unpack(self.received))
                 self.values_left = self.answer.values_bytes
                 self.received.clear()
-        return False
+        return True
+
+    def _whole(self) -> bool:
+        """Whether the answer is here, to its last byte: nothing more will come and wake anybody."""
+        answer = self.answer
+        return answer is not None and len(self.received) == answer.contents_bytes and not self.values_left
 
     def _wanted(self) -> int:
         """Bytes of the part that comes now: no further, so that nothing is cut in two."""
